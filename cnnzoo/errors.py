@@ -1,0 +1,25 @@
+"""The errors that cnnzoo raises on purpose: one line each, naming the thing, what was expected and what came."""
+
+
+class CnnzooError(Exception):
+    """The root of cnnzoo's own errors; commands print it as one line and exit with 1."""
+
+
+class ConfigError(CnnzooError, ValueError):
+    """A setting or an argument is out of its range, or does not fit another one; commands exit with 2."""
+
+
+class ModelError(CnnzooError, ValueError):
+    """A model's name, its options, or the shape of what it is given does not fit; commands exit with 2."""
+
+
+class DataError(CnnzooError, ValueError):
+    """A data set is missing, incomplete or malformed."""
+
+
+class WeightsError(CnnzooError, ValueError):
+    """Weights do not fit the network: missing, unexpected or misshapen names."""
+
+
+class StateError(CnnzooError, RuntimeError, ValueError):
+    """A call came in the wrong order, such as a backward pass with no forward pass before it."""

@@ -1,0 +1,114 @@
+"""How a kernel is compiled: lazily, with an explicit signature, into a cache that follows its sources.
+
+Every compiled function of the package is declared with one of two decorators:
+
+- `kernel("void(T[::1], i8)")`: callable from Python. ``T`` stands for the real type; one compilation serves float32,
+  one float64, each made at the first call that needs it and kept on disk. A call whose argument types do not fit the
+  signature raises `TypeError` instead of silently compiling again.
+- `worker`: callable from kernels only, compiled into each kernel that calls it.
+"""
+
+import functools
+import hashlib
+import os
+import platform
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import llvmlite
+import numba
+import numpy as np
+from numba import types
+from numba.core.registry import cpu_target
+
+# Reassociation without `nnan` and `ninf`: a NaN stays a NaN, so that divergence can be seen.
+FASTMATH = {"nsz", "arcp", "contract", "afn", "reassoc"}
+
+REAL_TYPES = {np.dtype(np.float32): types.float32, np.dtype(np.float64): types.float64}
+
+worker = numba.njit(fastmath=FASTMATH, error_model="numpy")
+"""Compile a serial function that kernels call; `worker_inlined` makes its body part of the caller."""
+
+
+def target() -> tuple[str, str, str]:
+    """Return the triple, name and features of the CPU that numba compiles for."""
+    return cpu_target.target_context.codegen().magic_tuple()
+
+
+def _default_cache_root() -> Path:
+    if "CNNZOO_CACHE_DIR" in os.environ:
+        return Path(os.environ["CNNZOO_CACHE_DIR"])
+    if sys.platform == "darwin":
+        return Path.home() / "Library" / "Caches" / "cnnzoo"
+    if sys.platform == "win32":
+        return Path(os.environ.get("LOCALAPPDATA", Path.home() / "AppData" / "Local")) / "cnnzoo" / "Cache"
+    return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "cnnzoo"
+
+
+@functools.cache
+def cache_directory() -> Path:
+    """Return the private folder that holds the compiled kernels of exactly these sources, versions and CPU.
+
+    Numba looks for edits in the file of the function it loads and nowhere else; a kernel calls workers of other files.
+    So the folder's name carries a hash over all kernel sources.
+    """
+    digest = hashlib.sha256()
+    for version in (platform.python_version(), numba.__version__, llvmlite.__version__, np.__version__, *target()):
+        digest.update(version.encode() + b"\0")
+    for source in sorted(Path(__file__).parent.glob("*.py")):
+        digest.update(source.name.encode() + b"\0" + source.read_bytes() + b"\0")
+    folder = _default_cache_root() / f"kernels-{digest.hexdigest()[:16]}"
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return folder
+
+
+class Kernel:
+    """A function compiled at its first call, once for each real type that its signature's ``T`` takes."""
+
+    def __init__(self, function: Callable, signature: str, parallel: bool):
+        functools.update_wrapper(self, function)
+        self.signature = signature
+        self.parallel = parallel
+        self._dispatcher = numba.njit(fastmath=FASTMATH, error_model="numpy", parallel=parallel)(function)
+        self._compiled: set[np.dtype] = set()
+        # The position of the argument whose dtype tells what T is.
+        arguments = signature[signature.index("(") + 1 :].split(",")
+        self._tells_type = next((i for i, a in enumerate(arguments) if a.strip().startswith("T[")), None)
+
+    def __call__(self, *arguments: Any) -> Any:
+        dtype = np.dtype(np.float32) if self._tells_type is None else arguments[self._tells_type].dtype
+        if dtype not in self._compiled:
+            self.compile(dtype)
+        return self._dispatcher(*arguments)
+
+    def compile(self, dtype: np.dtype) -> None:
+        """Compile for one real type, or load what an earlier process compiled."""
+        if not self._compiled:
+            # Numba asks for its cache folder once, here; a user's own numba code keeps its own setting.
+            previous, numba.config.CACHE_DIR = numba.config.CACHE_DIR, str(cache_directory())
+            try:
+                self._dispatcher.enable_caching()
+            finally:
+                numba.config.CACHE_DIR = previous
+        names = {"T": REAL_TYPES[np.dtype(dtype)], "i8": types.int64, "u8": types.uint64, "u1": types.uint8}
+        names |= {"f8": types.float64, "bool_": types.boolean, "void": types.void}
+        self._dispatcher.disable_compile(False)
+        self._dispatcher.compile(eval(self.signature, {"__builtins__": {}}, names))
+        self._dispatcher.disable_compile(True)
+        self._compiled.add(np.dtype(dtype))
+
+
+def kernel(signature: str, parallel: bool = False) -> Callable[[Callable], Kernel]:
+    """Declare a kernel; see the module's docstring for the signature.
+
+    Parameters
+    ----------
+    signature : str
+        As numba writes it, with ``T`` for the real type and ``i8``, ``u8``, ``u1``, ``f8``, ``bool_`` for the others.
+        Arrays are contiguous: ``T[::1]``, ``u1[::1]``.
+    parallel : bool
+        The kernel holds a `prange` loop.
+    """
+    return lambda function: Kernel(function, signature, parallel)
