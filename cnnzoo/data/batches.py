@@ -1,0 +1,175 @@
+"""Mini-batches of a split, each a function of (seed, epoch, index): any of them can be had without the ones before."""
+
+import operator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import DTypeLike
+
+from cnnzoo.data.dataset import Split
+from cnnzoo.data.hashing import draw_bits, permutation, stream_key
+from cnnzoo.errors import ConfigError
+from cnnzoo.kernels.augment import crop_flip_normalize
+
+# Keys of the two uses of one seed, so that the order of an epoch and its crops share no draws.
+_ORDER, _AUGMENT = 1, 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class Augmentation:
+    """Random crop and horizontal flip (He et al. 2016, "Deep residual learning", section 4.2).
+
+    Attributes
+    ----------
+    crop_padding : int
+        Zeros put around the raw picture, in pixels, before a crop of the picture's own size is taken anywhere in it.
+        The border is black before normalization, so a padded pixel of channel c is -mean[c] / std[c] after it, as with
+        torchvision's RandomCrop followed by Normalize. 0: no crop.
+    flip : bool
+        Mirror every picture left to right with probability 1/2.
+    """
+
+    crop_padding: int = 4
+    flip: bool = True
+
+    def __post_init__(self) -> None:
+        if self.crop_padding < 0:
+            raise ConfigError(f"crop_padding: expected 0 or more pixels, got {self.crop_padding}")
+
+
+class Batches:
+    """Normalized mini-batches of one split, shuffled anew each epoch.
+
+    Every image comes once an epoch, with one exception: when `shuffle` is true and one image alone would be left for
+    the last batch, it sits this epoch out, because batch norm needs two values. Which image that is changes with
+    the epoch. A smaller last batch of two or more images is kept.
+
+    Parameters
+    ----------
+    split : Split
+    batch_size : int
+        Images in every batch but the last.
+    mean, std : sequence of float, one for each channel
+        A byte x of channel c becomes (x / 255 - mean[c]) / std[c], rounded once to `dtype`.
+    seed : int
+        Of the order and the augmentation.
+    shuffle : bool
+        False: the split's own order, and a lone last image is kept.
+    augmentation : Augmentation or None
+        Its draws depend on the seed, the epoch and the image's index in the split, never on the batch it is in.
+    dtype : float32 or float64
+
+    Raises
+    ------
+    ConfigError
+        An argument out of its range; the message names it.
+    """
+
+    def __init__(
+        self,
+        split: Split,
+        batch_size: int,
+        *,
+        mean: Sequence[float],
+        std: Sequence[float],
+        seed: int = 0,
+        shuffle: bool = True,
+        augmentation: Augmentation | None = None,
+        dtype: DTypeLike = "float32",
+    ) -> None:
+        self.split = split
+        self.batch_size = operator.index(batch_size)
+        self.seed = operator.index(seed)
+        self.shuffle = shuffle
+        self.augmentation = augmentation
+        self.dtype = np.dtype(dtype)
+        if self.batch_size < 1:
+            raise ConfigError(f"batch_size: expected 1 or more, got {batch_size}")
+        if self.dtype not in (np.dtype(np.float32), np.dtype(np.float64)):
+            raise ConfigError(f"dtype: expected float32 or float64, got {self.dtype}")
+        self._table = _normalization_table(mean, std, split.images.shape[1]).astype(self.dtype).reshape(-1)
+        # Kernels take writable contiguous buffers; a split that is neither is copied once.
+        self._images = np.require(split.images, requirements=["C", "W"]).reshape(-1)
+        self._order: tuple[int, np.ndarray] | None = None
+
+    @property
+    def num_batches(self) -> int:
+        """Batches in an epoch."""
+        return -(-self.num_images // self.batch_size)
+
+    @property
+    def num_images(self) -> int:
+        """Images in an epoch."""
+        n = len(self.split)
+        lone = self.shuffle and n > self.batch_size > 1 and n % self.batch_size == 1
+        return n - 1 if lone else n
+
+    def order(self, epoch: int) -> np.ndarray:
+        """Return the epoch's image indices in the order of its batches, int64[num_images]; do not write to it."""
+        # One attribute, set at once, so that a thread that prepares batches never sees half of a change.
+        cached = self._order
+        if cached is None or cached[0] != epoch:
+            n = len(self.split)
+            order = permutation(stream_key(self.seed, epoch, _ORDER), n) if self.shuffle else np.arange(n)
+            self._order = cached = (epoch, order[: self.num_images])
+        return cached[1]
+
+    def extract_batch(self, epoch: int, index: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return one batch.
+
+        Parameters
+        ----------
+        epoch : int
+            Not negative.
+        index : int
+            0 <= index < num_batches.
+
+        Returns
+        -------
+        images : float[n, C, H, W]
+            Normalized; the caller's to keep.
+        labels : int64[n]
+
+        Raises
+        ------
+        IndexError
+            No such batch.
+        """
+        if epoch < 0 or not 0 <= index < self.num_batches:
+            raise IndexError(f"epoch {epoch}, batch {index}: an epoch has batches 0 to {self.num_batches - 1}")
+        chosen = self.order(epoch)[index * self.batch_size : (index + 1) * self.batch_size]
+        _, channels, height, width = self.split.images.shape
+        images = np.empty((len(chosen), channels, height, width), self.dtype)
+        top, left, flip = self._draws(epoch, chosen)
+        flat = images.reshape(-1)
+        crop_flip_normalize(self._images, chosen, top, left, flip, self._table, channels, height, width, flat)
+        return images, self.split.labels[chosen]
+
+    def epoch(self, epoch: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Iterate over the batches of an epoch."""
+        return (self.extract_batch(epoch, index) for index in range(self.num_batches))
+
+    def _draws(self, epoch: int, chosen: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return each image's crop origin (top, left: int64[n]) and whether it is mirrored (uint8[n])."""
+        n = len(chosen)
+        if self.augmentation is None:
+            return np.zeros(n, np.int64), np.zeros(n, np.int64), np.zeros(n, np.uint8)
+        padding = self.augmentation.crop_padding
+        places = np.uint64(2 * padding + 1)
+        bits = draw_bits(stream_key(self.seed, epoch, _AUGMENT), chosen)
+        # 31 bits, 32 bits and one; the remainder's bias is below 1e-8 for any padding in use.
+        top = (bits >> np.uint64(33)) % places
+        left = (bits >> np.uint64(1) & np.uint64(0xFFFFFFFF)) % places
+        flip = bits & np.uint64(self.augmentation.flip)
+        return top.astype(np.int64) - padding, left.astype(np.int64) - padding, flip.astype(np.uint8)
+
+
+def _normalization_table(mean: Sequence[float], std: Sequence[float], channels: int) -> np.ndarray:
+    """Return what each byte becomes, float64[channels, 256]."""
+    for name, values in (("mean", mean), ("std", std)):
+        if len(values) != channels or not np.all(np.isfinite(values)):
+            raise ConfigError(f"{name}: expected {channels} finite numbers, one for each channel, got {list(values)}")
+    if min(std) <= 0:
+        raise ConfigError(f"std: expected numbers above 0, got {list(std)}")
+    return (np.arange(256) / 255 - np.reshape(mean, (-1, 1))) / np.reshape(std, (-1, 1))

@@ -1,0 +1,162 @@
+"""Finding and loading a data set by name. Nothing is ever fetched from a network here."""
+
+import difflib
+import os
+from pathlib import Path
+
+from cnnzoo.data import cifar10, mnist, synthetic
+from cnnzoo.data.dataset import Dataset, Split
+from cnnzoo.data.normalization import get_normalization
+from cnnzoo.errors import ConfigError, DataError
+
+DATASETS = ("cifar10", "mnist", "synthetic")
+
+_CIFAR10_HELP = (
+    "download cifar-10-binary.tar.gz or cifar-10-python.tar.gz from https://www.cs.toronto.edu/~kriz/cifar.html "
+    "and unpack it into {folder}"
+)
+_MNIST_HELP = (
+    "put train-images-idx3-ubyte.gz, train-labels-idx1-ubyte.gz, t10k-images-idx3-ubyte.gz and "
+    "t10k-labels-idx1-ubyte.gz into {folder}"
+)
+
+
+def default_data_dir() -> Path:
+    """Return the folder searched when none is given: the environment's CNNZOO_DATA_DIR, else `data`."""
+    return Path(os.environ.get("CNNZOO_DATA_DIR") or "data")
+
+
+def choose_dataset(name: str | None = None, data_dir: str | os.PathLike | None = None) -> tuple[str, Path | None]:
+    """Decide which data a command uses.
+
+    Parameters
+    ----------
+    name : str or None
+        One of `DATASETS`. None: what lies in `data_dir`; with no `data_dir`, CIFAR-10 where it lies in the default
+        place, else the synthetic set.
+    data_dir : path or None
+        None: `default_data_dir()`.
+
+    Returns
+    -------
+    name : str
+    data_dir : Path or None
+        As `load_dataset` takes them. None for the synthetic set, which has no files.
+
+    Raises
+    ------
+    ConfigError
+        Unknown name.
+    DataError
+        No name, and `data_dir` is no folder or holds no known data set.
+    """
+    if name is not None:
+        _check_name(name)
+        return name, None if name == "synthetic" else _folder(data_dir)
+    folder = _folder(data_dir)
+    if data_dir is None:
+        return ("cifar10", folder) if folder.is_dir() and cifar10.find_cifar10(folder) else ("synthetic", None)
+    if cifar10.find_cifar10(folder):
+        return "cifar10", folder
+    if mnist.find_mnist(folder):
+        return "mnist", folder
+    raise DataError(
+        f"{folder}: expected CIFAR-10 (cifar-10-batches-bin, cifar-10-batches-py or IDX files) or MNIST, found neither; "
+        f"for CIFAR-10, {_CIFAR10_HELP.format(folder=folder)}"
+    )
+
+
+def load_dataset(
+    name: str,
+    data_dir: str | os.PathLike | None = None,
+    *,
+    limit_train: int | None = None,
+    limit_test: int | None = None,
+    seed: int = 0,
+    normalization: str | None = None,
+) -> Dataset:
+    """Load a data set, checking every file of it first.
+
+    Parameters
+    ----------
+    name : str
+        One of `DATASETS`.
+    data_dir : path or None
+        The folder with the data set's files, or with a folder that has them. None: `default_data_dir()`. The synthetic
+        set does not use it.
+    limit_train, limit_test : int or None
+        Keep the first so many images of the split, or all where there are fewer. All files are checked regardless.
+    seed : int
+        Of the synthetic pictures; the others do not use it. Runs that are to be compared should leave it as it is.
+    normalization : str or None
+        A key of `cnnzoo.data.NORMALIZATIONS`. None: the data set's own.
+
+    Returns
+    -------
+    Dataset
+
+    Raises
+    ------
+    ConfigError
+        Unknown name, a limit below 1, or a normalization that does not fit.
+    DataError
+        The data set is not there (the message says how to get it), incomplete or malformed.
+    """
+    _check_name(name)
+    for option, limit in (("limit_train", limit_train), ("limit_test", limit_test)):
+        if limit is not None and limit < 1:
+            raise ConfigError(f"{option}: expected 1 or more images, got {limit}")
+    channels = mnist.IMAGE_SHAPE[0] if name == "mnist" else 3
+    statistics = get_normalization(normalization or name, channels)
+    if name == "synthetic":
+        train, test = synthetic.render_synthetic(
+            min(limit_train or synthetic.NUM_TRAIN, synthetic.NUM_TRAIN),
+            min(limit_test or synthetic.NUM_TEST, synthetic.NUM_TEST),
+            seed=seed,
+        )
+        classes, origin = synthetic.CLASSES, f"synthetic pictures rendered from seed {seed}, not CIFAR-10"
+        note = f"For CIFAR-10, {_CIFAR10_HELP.format(folder=default_data_dir())}."
+    else:
+        train, test, classes, origin = _read(name, _folder(data_dir), limit_train, limit_test)
+        note = ""
+    return Dataset(
+        name=name,
+        train=train,
+        test=test,
+        classes=classes,
+        mean=statistics.mean,
+        std=statistics.std,
+        source=f"{origin}: {len(train):,} training and {len(test):,} test images",
+        note=note,
+    )
+
+
+def _read(
+    name: str, folder: Path, limit_train: int | None, limit_test: int | None
+) -> tuple[Split, Split, tuple[str, ...], str]:
+    """Return both splits, the classes and where they are from."""
+    if not folder.is_dir():
+        found = "a file" if folder.is_file() else "nothing"
+        raise DataError(f"{folder}: expected a folder with {name}, found {found}; {_how_to_get(name, folder)}")
+    if name == "cifar10" and (layout := cifar10.find_cifar10(folder)):
+        parts = cifar10.read_cifar10(layout, limit_train=limit_train, limit_test=limit_test)
+        return *parts, f"CIFAR-10 ({layout.kind} files) from {layout.folder}"
+    if name == "mnist" and (files := mnist.find_mnist(folder)):
+        splits = mnist.read_mnist(files, limit_train=limit_train, limit_test=limit_test)
+        return *splits, mnist.CLASSES, f"MNIST from {files.folder}"
+    raise DataError(f"{folder}: expected {name}, found none of its files; {_how_to_get(name, folder)}")
+
+
+def _how_to_get(name: str, folder: Path) -> str:
+    return f"to get it, {(_CIFAR10_HELP if name == 'cifar10' else _MNIST_HELP).format(folder=folder)}"
+
+
+def _folder(data_dir: str | os.PathLike | None) -> Path:
+    return default_data_dir() if data_dir is None else Path(data_dir)
+
+
+def _check_name(name: str) -> None:
+    if name not in DATASETS:
+        near = difflib.get_close_matches(name, DATASETS, n=1)
+        hint = f" (did you mean {near[0]}?)" if near else ""
+        raise ConfigError(f"dataset: expected one of {', '.join(DATASETS)}, got {name!r}{hint}")

@@ -1,0 +1,48 @@
+"""Per-channel means and standard deviations by name, for pixels scaled to 0..1."""
+
+from dataclasses import dataclass
+
+from cnnzoo.errors import ConfigError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Normalization:
+    """Channel c of a picture x (uint8) becomes (x / 255 - mean[c]) / std[c]."""
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+
+NORMALIZATIONS = {
+    # Over all pixels of the 50,000 training images. The deviations .2023, .1994, .2010 that are often quoted are
+    # averages of each image's own deviation, not the deviation of the pixels.
+    "cifar10": Normalization(mean=(0.4914, 0.4822, 0.4465), std=(0.2470, 0.2435, 0.2616)),
+    # torchvision's, for networks trained on ImageNet.
+    "imagenet": Normalization(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225)),
+    "mnist": Normalization(mean=(0.1307,), std=(0.3081,)),
+    # Over the 10,000 training pictures of seed 0.
+    "synthetic": Normalization(mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25)),
+}
+
+
+def get_normalization(name: str, channels: int) -> Normalization:
+    """Return the statistics called `name`.
+
+    Parameters
+    ----------
+    name : str
+        A key of `NORMALIZATIONS`.
+    channels : int
+        Of the pictures they are meant for.
+
+    Raises
+    ------
+    ConfigError
+        Unknown name, or statistics for another number of channels.
+    """
+    if name not in NORMALIZATIONS:
+        raise ConfigError(f"normalization: expected one of {', '.join(NORMALIZATIONS)}, got {name!r}")
+    found = NORMALIZATIONS[name]
+    if len(found.mean) != channels:
+        raise ConfigError(f"normalization {name!r} is for {len(found.mean)} channels, the images have {channels}")
+    return found
