@@ -1,0 +1,320 @@
+"""Batch norm on pixel matrices: statistics, the normalising pass with its fused ReLU and addition, and backward.
+
+Ioffe and Szegedy, "Batch Normalization: Accelerating Deep Network Training by Reducing Internal Covariate Shift", ICML
+2015. The conventions are PyTorch's: the batch is normalised by its biased variance, the running variance takes the
+unbiased one, and running = (1 - momentum) running + momentum batch.
+
+With m rows, xhat = (x - mean) inv_std and y = gamma xhat + beta, one multiply-add a value does the work forward,
+y = scale x + shift. With dz the gradient of y (masked where a ReLU follows), the paper's section 3 gives
+
+1. dbeta = sum dz
+2. dgamma = sum dz xhat
+3. dx = gamma inv_std (dz - dbeta / m - xhat dgamma / m)
+
+and with xhat written out, dx = a dz + b x + c a channel, where
+
+4. a = gamma inv_std
+5. b = -a inv_std dgamma / m
+6. c = -a dbeta / m - b mean
+
+Statistics are never E[x^2] - E[x]^2. A block of rows has its mean and M2 = sum (x - mean)^2 taken in two passes, the
+second one in cache; blocks are merged in float64 and in order.
+"""
+
+import math
+
+import numpy as np
+from numba import prange
+
+from cnnzoo.kernels.blocks import block_count, block_rows, row
+from cnnzoo.kernels.compile import kernel, worker
+
+
+@worker
+def block_statistics(x, ldx, rows, channels, partial):
+    """Write the mean (partial[:channels]) and M2 (partial[channels : 2 * channels]) of `rows` >= 1 rows."""
+    mean, m2 = row(partial, channels, 0, channels), row(partial, channels, 1, channels)
+    mean[:] = x[:channels]
+    for r in range(1, rows):
+        xr = row(x, ldx, r, channels)
+        for c in range(channels):
+            mean[c] += xr[c]
+    reciprocal = x.dtype.type(1 / rows)
+    for c in range(channels):
+        mean[c] *= reciprocal
+        m2[c] = 0
+    for r in range(rows):
+        xr = row(x, ldx, r, channels)
+        for c in range(channels):
+            m2[c] += (xr[c] - mean[c]) ** 2
+
+
+@kernel("void(T[::1], i8, i8, i8, i8, T[::1])", parallel=True)
+def batch_norm_statistics(x, ldx, rows, channels, rows_per_block, partials):
+    """Write the mean and M2 of each block of rows, for `batch_norm_finish`; partials is T[blocks * 2 * channels]."""
+    for block in prange(block_count(rows, rows_per_block)):
+        first = np.int64(block) * rows_per_block
+        partial = row(partials, 2 * channels, block, 2 * channels)
+        block_statistics(x[first * ldx :], ldx, min(rows_per_block, rows - first), channels, partial)
+
+
+@worker
+def _merged(partials, rows, rows_per_block, channels, c):
+    """Return channel c's mean and M2 over all blocks.
+
+    Chan, Golub and LeVeque, "Updating Formulae and a Pairwise Algorithm for Computing Sample Variances", 1979, for all
+    blocks at once: mean = sum n_k mean_k / rows, M2 = sum M2_k + n_k (mean_k - mean)^2.
+    """
+    blocks = block_count(rows, rows_per_block)
+    mean = 0.0
+    for block in range(blocks):
+        count = min(rows_per_block, rows - block * rows_per_block)
+        mean += count * np.float64(partials[block * 2 * channels + c])
+    mean /= rows
+    m2 = 0.0
+    for block in range(blocks):
+        count = min(rows_per_block, rows - block * rows_per_block)
+        at = block * 2 * channels + c
+        m2 += partials[at + channels] + count * (partials[at] - mean) ** 2
+    return mean, m2
+
+
+@kernel("void(T[::1], i8, i8, T[::1], T[::1], f8, f8, T[::1], T[::1], T[::1], T[::1], T[::1], T[::1])")
+def batch_norm_finish(
+    partials,
+    rows,
+    rows_per_block,
+    gamma,
+    beta,
+    eps,
+    momentum,
+    running_mean,
+    running_var,
+    mean,
+    inv_std,
+    scale,
+    shift,
+):
+    """Merge the blocks of `batch_norm_statistics`, update the running statistics, write what the other passes need.
+
+    inv_std = 1 / sqrt(M2 / rows + eps), scale = gamma inv_std, shift = beta - mean scale; each T[channels]. One row
+    has no unbiased variance, M2 / (rows - 1) = 0 / 0: there the running variance takes the biased one, 0.
+    """
+    channels = gamma.size
+    for c in range(channels):
+        batch_mean, m2 = _merged(partials, rows, rows_per_block, channels, c)
+        batch_inv_std = 1 / math.sqrt(m2 / rows + eps)
+        mean[c] = batch_mean
+        inv_std[c] = batch_inv_std
+        scale[c] = gamma[c] * batch_inv_std
+        shift[c] = beta[c] - batch_mean * gamma[c] * batch_inv_std
+        running_mean[c] = (1 - momentum) * running_mean[c] + momentum * batch_mean
+        running_var[c] = (1 - momentum) * running_var[c] + momentum * m2 / max(rows - 1, 1)
+
+
+@kernel("void(T[::1], T[::1], T[::1], T[::1], f8, T[::1], T[::1])")
+def batch_norm_inference(gamma, beta, running_mean, running_var, eps, scale, shift):
+    """Write the scale and shift that normalise by the running statistics."""
+    for c in range(gamma.size):
+        factor = gamma[c] / math.sqrt(running_var[c] + eps)
+        scale[c] = factor
+        shift[c] = beta[c] - running_mean[c] * factor
+
+
+@worker
+def _normalize_rows(x, ldx, scale, shift, residual, ldr, y, ldy, rows, channels, add, relu):
+    zero = x.dtype.type(0)
+    for r in range(rows):
+        xr, yr = row(x, ldx, r, channels), row(y, ldy, r, channels)
+        if add:
+            rr = row(residual, ldr, r, channels)
+            for c in range(channels):
+                z = xr[c] * scale[c] + shift[c] + rr[c]
+                yr[c] = zero if relu and z <= zero else z
+        else:
+            for c in range(channels):
+                z = xr[c] * scale[c] + shift[c]
+                yr[c] = zero if relu and z <= zero else z
+
+
+@kernel("void(T[::1], i8, T[::1], T[::1], T[::1], i8, T[::1], i8, i8, i8, bool_, bool_)", parallel=True)
+def normalize_forward(x, ldx, scale, shift, residual, ldr, y, ldy, rows, channels, add, relu):
+    """y = x scale + shift, + residual if `add`, max(that, 0) if `relu`; a NaN stays NaN. y may be x or residual.
+
+    scale and shift are T[channels]; residual may be empty if not `add`.
+    """
+    size = block_rows(channels)
+    for block in prange(block_count(rows, size)):
+        first = np.int64(block) * size
+        count = min(size, rows - first)
+        xb, rb, yb = x[first * ldx :], residual[first * ldr :], y[first * ldy :]
+        _normalize_rows(xb, ldx, scale, shift, rb, ldr, yb, ldy, count, channels, add, relu)
+
+
+@worker
+def _masked(dyr, xr, yr, scale, shift, c, relu, from_output):
+    """Return dz: dy where the ReLU's input was positive, read off its output or computed again; all of dy without."""
+    if relu:
+        z = yr[c] if from_output else xr[c] * scale[c] + shift[c]
+        return dyr[c] if z > 0 else dyr.dtype.type(0)
+    return dyr[c]
+
+
+@worker
+def _backward_sums(dy, lddy, x, ldx, y, ldy, mean, inv_std, scale, shift, rows, channels, relu, from_output, partial):
+    sums, products = row(partial, channels, 0, channels), row(partial, channels, 1, channels)
+    partial[:] = 0
+    for r in range(rows):
+        dyr, xr, yr = row(dy, lddy, r, channels), row(x, ldx, r, channels), row(y, ldy, r, channels)
+        for c in range(channels):
+            dz = _masked(dyr, xr, yr, scale, shift, c, relu, from_output)
+            sums[c] += dz
+            products[c] += dz * (xr[c] - mean[c])
+    for c in range(channels):
+        products[c] *= inv_std[c]
+
+
+@kernel(
+    "void(T[::1], i8, T[::1], i8, T[::1], i8, T[::1], T[::1], T[::1], T[::1], i8, i8, bool_, bool_, T[::1])",
+    parallel=True,
+)
+def batch_norm_backward_sums(
+    dy, lddy, x, ldx, y, ldy, mean, inv_std, scale, shift, rows, channels, relu, from_output, partials
+):
+    """Write each block's sum of dz and of dz xhat to partials, T[blocks * 2 * channels]; blocks of `block_rows` rows.
+
+    dz = dy without `relu`. With it, dz = dy where the output y > 0 if `from_output`, else where x scale + shift > 0;
+    then y may be empty.
+    """
+    size = block_rows(channels)
+    for block in prange(block_count(rows, size)):
+        first = np.int64(block) * size
+        count = min(size, rows - first)
+        dyb, xb, yb = dy[first * lddy :], x[first * ldx :], y[first * ldy :]
+        partial = row(partials, 2 * channels, block, 2 * channels)
+        _backward_sums(
+            dyb, lddy, xb, ldx, yb, ldy, mean, inv_std, scale, shift, count, channels, relu, from_output, partial
+        )
+
+
+@kernel("void(T[::1], i8, T[::1], T[::1], T[::1], T[::1], T[::1], T[::1], T[::1], T[::1], bool_)")
+def batch_norm_backward_finish(partials, rows, gamma, mean, inv_std, dgamma, dbeta, a, b, c, accumulate):
+    """Add up the blocks of `batch_norm_backward_sums`: write dgamma and dbeta (or add to them), and a, b and c.
+
+    Each T[channels]; dx = a dz + b x + c, steps 4 to 6 above.
+    """
+    channels = gamma.size
+    blocks = block_count(rows, block_rows(channels))
+    for j in range(channels):
+        sum_dz, sum_dz_xhat = 0.0, 0.0
+        for block in range(blocks):
+            sum_dz += partials[block * 2 * channels + j]
+            sum_dz_xhat += partials[block * 2 * channels + channels + j]
+        dbeta[j] = dbeta[j] + sum_dz if accumulate else sum_dz
+        dgamma[j] = dgamma[j] + sum_dz_xhat if accumulate else sum_dz_xhat
+        slope = np.float64(gamma[j]) * inv_std[j]
+        of_x = -slope * inv_std[j] * sum_dz_xhat / rows
+        a[j] = slope
+        b[j] = of_x
+        c[j] = -slope * sum_dz / rows - of_x * mean[j]
+
+
+@worker
+def _backward_rows(
+    dy,
+    lddy,
+    x,
+    ldx,
+    y,
+    ldy,
+    scale,
+    shift,
+    a,
+    b,
+    c,
+    dx,
+    lddx,
+    dresidual,
+    lddr,
+    rows,
+    channels,
+    relu,
+    from_output,
+    accumulate,
+    residual_kind,
+):
+    for r in range(rows):
+        dyr, xr, yr = row(dy, lddy, r, channels), row(x, ldx, r, channels), row(y, ldy, r, channels)
+        dxr, drr = row(dx, lddx, r, channels), row(dresidual, lddr, r, channels)
+        for j in range(channels):
+            dz = _masked(dyr, xr, yr, scale, shift, j, relu, from_output)
+            if residual_kind == 1:
+                drr[j] = dz
+            elif residual_kind == 2:
+                drr[j] += dz
+            value = a[j] * dz + b[j] * xr[j] + c[j]
+            dxr[j] = dxr[j] + value if accumulate else value
+
+
+@kernel(
+    "void(T[::1], i8, T[::1], i8, T[::1], i8, T[::1], T[::1], T[::1], T[::1], T[::1], T[::1], i8, T[::1], i8,"
+    " i8, i8, bool_, bool_, bool_, i8)",
+    parallel=True,
+)
+def batch_norm_backward(
+    dy,
+    lddy,
+    x,
+    ldx,
+    y,
+    ldy,
+    scale,
+    shift,
+    a,
+    b,
+    c,
+    dx,
+    lddx,
+    dresidual,
+    lddr,
+    rows,
+    channels,
+    relu,
+    from_output,
+    accumulate,
+    residual_kind,
+):
+    """dx = a dz + b x + c, or dx += it if `accumulate`; dz as in `batch_norm_backward_sums`. dx may be dy.
+
+    residual_kind 0: there is no residual, and dresidual may be empty; 1: dresidual = dz; 2: dresidual += dz. With
+    frozen statistics dx = scale dz: a = scale, b = c = 0.
+    """
+    size = block_rows(channels)
+    for block in prange(block_count(rows, size)):
+        first = np.int64(block) * size
+        count = min(size, rows - first)
+        dyb, xb, yb = dy[first * lddy :], x[first * ldx :], y[first * ldy :]
+        dxb, drb = dx[first * lddx :], dresidual[first * lddr :]
+        _backward_rows(
+            dyb,
+            lddy,
+            xb,
+            ldx,
+            yb,
+            ldy,
+            scale,
+            shift,
+            a,
+            b,
+            c,
+            dxb,
+            lddx,
+            drb,
+            lddr,
+            count,
+            channels,
+            relu,
+            from_output,
+            accumulate,
+            residual_kind,
+        )
