@@ -1,0 +1,67 @@
+"""What the commands share: arguments, one-line errors and exit codes."""
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any, NoReturn
+
+from cnnzoo.config import suggest
+from cnnzoo.errors import CnnzooError, ConfigError, ModelError
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser that raises `ConfigError`, so that a wrong argument is reported as any other error is."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter, **options)
+
+    def error(self, message: str) -> NoReturn:
+        """Raise instead of printing the usage and leaving."""
+        raise ConfigError(message)
+
+    def parse(self, arguments: Sequence[str] | None) -> argparse.Namespace:
+        """Return the arguments, by default the process's; one that is unknown is refused with the nearest known."""
+        parsed, unknown = self.parse_known_args(arguments)
+        if unknown:
+            flag = unknown[0].partition("=")[0]
+            raise ConfigError(f"{flag}: no such argument{suggest(flag, self._option_string_actions)}")
+        return parsed
+
+
+def run_command(name: str, command: Callable[[], None]) -> int:
+    """Call a command and return its exit code, after one line on standard error for what went wrong.
+
+    Parameters
+    ----------
+    name : str
+        What the line begins with.
+    command : callable
+
+    Returns
+    -------
+    int
+        0: done. 2: wrong arguments or settings. 1: anything that went wrong while running, bad data included.
+        130: interrupted by Ctrl-C.
+    """
+    try:
+        command()
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # Whoever read the output has gone; Python's own flush at exit must not complain about that.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except (CnnzooError, OSError, MemoryError, KeyboardInterrupt) as error:
+        print(f"{name}: {' '.join(_describe(error).split())}", file=sys.stderr)
+        if isinstance(error, KeyboardInterrupt):
+            return 130
+        return 2 if isinstance(error, ConfigError | ModelError) else 1
+    return 0
+
+
+def _describe(error: BaseException) -> str:
+    if isinstance(error, OSError) and error.filename:
+        return f"{error.filename}: {error.strerror}"
+    if isinstance(error, MemoryError):
+        return f"out of memory: {error or 'a smaller batch takes less'}"
+    return str(error) or "interrupted"

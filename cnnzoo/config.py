@@ -1,0 +1,277 @@
+"""The whole of a run as one frozen object.
+
+A setting has one name everywhere: ``RunConfig(batch_size=64)``, ``--batch-size 64``, ``"batch_size": 64`` in a run's
+config.json. What is not said is filled in from the recipe of the model and the data set (`cnnzoo.recipes`), and then
+from the defaults below.
+"""
+
+import dataclasses
+import difflib
+import functools
+import math
+import numbers
+import operator
+import os
+import runpy
+import traceback
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from cnnzoo.errors import ConfigError
+from cnnzoo.recipes import recipe
+
+
+class _Unsaid:
+    def __repr__(self) -> str:
+        return "<by the recipe>"
+
+
+UNSAID: Any = _Unsaid()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setting:
+    """What is known of a field of `RunConfig` beside its name.
+
+    Attributes
+    ----------
+    group : str
+        Heading under which the commands list it.
+    help : str
+        One line.
+    kind : type
+        bool, int, float or str.
+    optional : bool
+        None is a value of it.
+    default : object
+        Where no recipe says otherwise.
+    choices : tuple of str
+        The only values; empty where there is no such list.
+    minimum, below : float
+        minimum <= value < below, for numbers.
+    """
+
+    group: str
+    help: str
+    kind: type
+    optional: bool
+    default: Any
+    choices: tuple[str, ...]
+    minimum: float
+    below: float
+
+    @property
+    def expected(self) -> str:
+        """What a value has to be, in words."""
+        if self.choices:
+            words = f"one of {', '.join(self.choices)}"
+        elif self.kind in (int, float):
+            words = "a whole number" if self.kind is int else "a number"
+            words += f" of {self.minimum:g} or more" if math.isfinite(self.minimum) else ""
+            words += f" and below {self.below:g}" if math.isfinite(self.below) else ""
+        else:
+            words = {bool: "True or False", str: "a text"}[self.kind]
+        return f"{words}, or None" if self.optional else words
+
+    def convert(self, value: Any) -> Any:
+        """Return the value as a plain Python one of this kind.
+
+        Raises
+        ------
+        ValueError, TypeError
+            It is not of this kind or out of its range.
+        """
+        if value is None and self.optional:
+            return None
+        if isinstance(value, bool) != (self.kind is bool):
+            raise TypeError
+        if self.kind is str:
+            value = os.fspath(value)
+            if not isinstance(value, str) or not value or (self.choices and value not in self.choices):
+                raise ValueError
+        elif self.kind is int:
+            value = operator.index(value)
+        elif self.kind is float:
+            if not isinstance(value, numbers.Real):
+                raise TypeError
+            value = float(value)
+        if self.kind in (int, float) and not (self.minimum <= value < self.below):
+            raise ValueError
+        return value
+
+
+def _setting(
+    group: str,
+    help: str,
+    default: Any = dataclasses.MISSING,
+    *,
+    choices: tuple[str, ...] = (),
+    minimum: float = -math.inf,
+    below: float = math.inf,
+) -> Any:
+    """Declare a field of `RunConfig`; without a default it has to be said."""
+    notes = {"group": group, "help": help, "default": default, "choices": choices, "minimum": minimum, "below": below}
+    return field(default=default if default is dataclasses.MISSING else UNSAID, metadata=notes)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """All settings of a training run.
+
+    Raises
+    ------
+    ConfigError
+        A value of another type or out of its range, or values that contradict each other.
+    """
+
+    model: str = _setting("model", "network to train")
+    dropout: float | None = _setting(
+        "model", "probability of dropping a value; none: the network's own", None, minimum=0, below=1
+    )
+    dtype: str = _setting("model", "type of activations and weights", "float32", choices=("float32", "float64"))
+    init_from: str | None = _setting(
+        "model", "file of weights to start from, as final.safetensors of an earlier run", None
+    )
+
+    dataset: str | None = _setting("data", "data set; none: CIFAR-10 where it is found, else synthetic", None)
+    data_dir: str | None = _setting("data", "folder in which the data set lies; none: the default place", None)
+    limit_train: int | None = _setting("data", "train on this many images", None, minimum=1)
+    limit_test: int | None = _setting("data", "test on this many images", None, minimum=1)
+    normalization: str | None = _setting(
+        "data", "statistics to normalize by, as imagenet; none: the data set's own", None
+    )
+    augmentation: bool = _setting("data", "random crops and flips of the training images", True)
+    crop_padding: int = _setting("data", "zeros around an image before its random crop, in pixels", 4, minimum=0)
+    flip: bool = _setting("data", "mirror half of the training images", True)
+
+    batch_size: int = _setting("optimization", "images a step", 128, minimum=1)
+    epochs: int = _setting("optimization", "passes over the training images", 200, minimum=1)
+    lr: float = _setting("optimization", "learning rate at the start", 0.01, minimum=0)
+    momentum: float = _setting("optimization", "momentum of SGD", 0.9, minimum=0, below=1)
+    nesterov: bool = _setting("optimization", "Nesterov's form of momentum", False)
+    momentum_form: str = _setting(
+        "optimization",
+        "pytorch: v = m v + g, w -= lr v; sources: v = m v - lr g, w += v",
+        "pytorch",
+        choices=("pytorch", "sources"),
+    )
+    weight_decay: float = _setting("optimization", "added to the gradient, times the weight", 0.0, minimum=0)
+    label_smoothing: float = _setting(
+        "optimization", "share of the target spread over all classes", 0.0, minimum=0, below=1
+    )
+
+    schedule: str = _setting("schedule", "learning rate over the run", "step", choices=("constant", "step", "cosine"))
+    step_size: int = _setting("schedule", "epochs between two steps of the step schedule", 60, minimum=1)
+    gamma: float = _setting("schedule", "factor of each step of the step schedule", 0.2, minimum=0)
+
+    seed: int = _setting("run", "of weights, order, augmentation and dropout", 0, minimum=0, below=2**63)
+    threads: int | None = _setting("run", "threads to compute with; none: one a core", None, minimum=1)
+    output_dir: str = _setting("run", "folder in which the run makes its own", "runs")
+
+    def __post_init__(self) -> None:
+        settings = list_settings()
+        said = frozenset(name for name in settings if getattr(self, name) is not UNSAID)
+        # Not a field: two runs with the same settings are the same, whoever said them.
+        object.__setattr__(self, "_said", said)
+        for name in ("model", "dataset"):  # they choose the recipe
+            if name in said:
+                self._set(name, settings[name])
+        chosen = recipe(self.model, self.dataset if "dataset" in said else None)
+        for name, setting in settings.items():
+            if name not in said:
+                object.__setattr__(self, name, chosen.get(name, setting.default))
+            self._set(name, setting)
+        if self.nesterov and self.momentum == 0:
+            raise ConfigError("nesterov: expected a momentum above 0 with it, got 0")
+
+    def _set(self, name: str, setting: Setting) -> None:
+        """Replace a field's value by the checked one."""
+        value = getattr(self, name)
+        try:
+            object.__setattr__(self, name, setting.convert(value))
+        except (TypeError, ValueError, OverflowError):
+            raise ConfigError(f"{name}: expected {setting.expected}, got {value!r}") from None
+
+    @property
+    def said(self) -> frozenset[str]:
+        """Names of the settings that were given, not filled in."""
+        return self._said  # type: ignore[attr-defined]
+
+    def replace(self, **changes: Any) -> "RunConfig":
+        """Return a run with some settings said anew; those never said follow the recipe of the new model and data set.
+
+        Raises
+        ------
+        ConfigError
+            As for a new run, or a name that is no setting.
+        """
+        return RunConfig.from_dict({name: getattr(self, name) for name in self.said} | changes)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return all settings as plain values that JSON can hold."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "RunConfig":
+        """Return the run that a mapping from names to values describes, as `to_dict` makes it.
+
+        Raises
+        ------
+        ConfigError
+            As for a new run, a name that is no setting, or no model.
+        """
+        for name in values:
+            if name not in list_settings():
+                raise ConfigError(f"{name}: no such setting{suggest(name, list_settings())}")
+        if "model" not in values:
+            raise ConfigError("model: expected a network's name, got none")
+        return cls(**values)
+
+
+@functools.cache
+def list_settings() -> dict[str, Setting]:
+    """Return what is known of each field of `RunConfig`, in the order of the fields."""
+    hints = typing.get_type_hints(RunConfig)
+    settings = {}
+    for item in dataclasses.fields(RunConfig):
+        hint = hints[item.name]
+        optional = isinstance(hint, types.UnionType)
+        kind = typing.get_args(hint)[0] if optional else hint
+        settings[item.name] = Setting(kind=kind, optional=optional, **item.metadata)
+    return settings
+
+
+def suggest(name: str, known: typing.Iterable[str]) -> str:
+    """Return " (did you mean NAME?)" for the nearest of the known names, or nothing where none is near."""
+    near = difflib.get_close_matches(name, list(known), n=1)
+    return f" (did you mean {near[0]}?)" if near else ""
+
+
+def load_config(path: str | os.PathLike[str]) -> RunConfig:
+    """Run a Python file and return the `RunConfig` that it calls ``config``.
+
+    Raises
+    ------
+    ConfigError
+        There is no such file, it raises, or it leaves no `RunConfig` by that name.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ConfigError(f"{path}: expected a config file, got {'a folder' if path.is_dir() else 'no such file'}")
+    try:
+        names = runpy.run_path(str(path))
+    except SyntaxError as error:
+        raise ConfigError(f"{error.filename}, line {error.lineno}: {error.msg}") from error
+    except (Exception, SystemExit) as error:
+        lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
+        place = f"{path}, line {lines[-1]}" if lines else f"{path}"
+        kind = "" if isinstance(error, ConfigError) else f"{type(error).__name__}: "
+        raise ConfigError(f"{place}: {kind}{' '.join(str(error).split())}") from error
+    if not isinstance(names.get("config"), RunConfig):
+        got = f"a {type(names['config']).__name__}" if "config" in names else "none"
+        raise ConfigError(f"{path}: expected a RunConfig called config, got {got}")
+    return names["config"]

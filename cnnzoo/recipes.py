@@ -1,0 +1,39 @@
+"""The settings that come with the package, where they differ from `RunConfig`'s own defaults.
+
+`RunConfig`'s defaults are the sources' common settings for CIFAR-10: SGD with momentum 0.9, learning rate 0.01 times
+0.2 every 60 of 200 epochs, batches of 128. A model or a data set that wants others says so here.
+"""
+
+from typing import Any
+
+MODEL_RECIPES: dict[str, dict[str, Any]] = {
+    "alexnet": {"epochs": 100, "step_size": 30, "gamma": 0.1},
+    "lenet5": {
+        "batch_size": 32,
+        "epochs": 10,
+        "lr": 0.001,
+        "momentum": 0.0,
+        "schedule": "constant",
+        "augmentation": False,
+    },
+}
+
+DATASET_RECIPES: dict[str, dict[str, Any]] = {
+    # A mirrored digit is another one, or none.
+    "mnist": {"flip": False},
+    # Short: it shows on two cores within minutes that a network learns.
+    "synthetic": {"epochs": 5, "schedule": "cosine", "augmentation": False},
+}
+
+
+def recipe(model: str, dataset: str | None) -> dict[str, Any]:
+    """Return the settings in which a run of this model on this data set differs from `RunConfig`'s defaults.
+
+    Parameters
+    ----------
+    model : str
+        Any name; one without a recipe of its own has the common one.
+    dataset : str or None
+        None while the data set is not chosen yet.
+    """
+    return MODEL_RECIPES.get(model, {}) | DATASET_RECIPES.get(dataset or "", {})

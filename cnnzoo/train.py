@@ -1,0 +1,166 @@
+"""Train a network: ``python -m cnnzoo.train --model NAME``."""
+
+import argparse
+import contextlib
+import dataclasses
+import json
+import sys
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from cnnzoo.command import Parser, run_command
+from cnnzoo.config import RunConfig, Setting, list_settings, load_config
+from cnnzoo.errors import ConfigError
+from cnnzoo.recipes import DATASET_RECIPES, MODEL_RECIPES
+from cnnzoo.threads import get_num_threads, set_num_threads
+
+if TYPE_CHECKING:
+    from cnnzoo.training.history import History
+    from cnnzoo.training.trainer import Trainer
+
+_DESCRIPTION = """Train a network and leave its weights, its settings and a row for each epoch in a folder of its own.
+
+example:
+  cnnzoo train --model resnet18 --data-dir data --epochs 30 --lr 0.05 --schedule cosine
+
+What no flag says comes from the config file, and then from the recipe of the model and the data set."""
+
+_METAVARS: dict[Any, str] = {
+    int: "N",
+    float: "X",
+    str: "NAME",
+    "init_from": "PATH",
+    "data_dir": "DIR",
+    "output_dir": "DIR",
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command and return its exit code.
+
+    Parameters
+    ----------
+    arguments : sequence of str or None
+        None: the process's.
+    """
+    return run_command("cnnzoo train", lambda: train(arguments))
+
+
+def train(arguments: Sequence[str] | None) -> None:
+    """Train as the arguments say; see `main`."""
+    parsed = _make_parser().parse(arguments)
+    config = _make_config(parsed)
+    if config.threads is not None:
+        # Before numba is imported, with the trainer, so that they may be more than the cores.
+        set_num_threads(config.threads)
+    from cnnzoo.training.progress import Progress
+    from cnnzoo.training.trainer import Trainer
+
+    with contextlib.closing(Progress(sys.stderr if parsed.json else sys.stdout)) as progress:
+        trainer = Trainer(config, progress)
+        history = trainer.fit()
+    result = _make_result(trainer, history)
+    print(json.dumps(result) if parsed.json else _describe_in_words(result))
+
+
+def _make_parser() -> Parser:
+    """Return the parser: two arguments of the command's own and a flag for each field of `RunConfig`."""
+    parser = Parser(prog="cnnzoo train", description=_DESCRIPTION, epilog=_describe_recipes())
+    parser.add_argument("--config", metavar="FILE", help="Python file that ends in a RunConfig called config")
+    parser.add_argument("--json", action="store_true", help="print the result as JSON, and all else to standard error")
+    groups: dict[str, argparse._ArgumentGroup] = {}
+    for name, setting in list_settings().items():
+        if setting.group not in groups:
+            groups[setting.group] = parser.add_argument_group(setting.group)
+        # One that is not said leaves no attribute: the config file or the recipe fills it in.
+        options: dict[str, Any] = {"dest": name, "default": argparse.SUPPRESS, "help": _help(setting)}
+        if setting.kind is bool:
+            options["action"] = argparse.BooleanOptionalAction
+        else:
+            options["type"] = _reader(setting)
+            options["metavar"] = "|".join(setting.choices) or _METAVARS.get(name) or _METAVARS[setting.kind]
+        groups[setting.group].add_argument(_flag(name), **options)
+    return parser
+
+
+def _help(setting: Setting) -> str:
+    if setting.default is dataclasses.MISSING:
+        return setting.help
+    default = setting.default
+    if default is None or setting.kind is bool:
+        default = {None: "none", True: "yes", False: "no"}[default]
+    return f"{setting.help} (default: {default})".replace("%", "%%")
+
+
+def _reader(setting: Setting) -> Callable[[str], Any]:
+    """Return what turns a flag's text into a value; "none" is None where a setting may be that."""
+
+    def read(text: str) -> Any:
+        return None if setting.optional and text == "none" else setting.kind(text)
+
+    read.__name__ = setting.kind.__name__  # argparse says "invalid int value"
+    return read
+
+
+def _flag(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
+
+
+def _describe_recipes() -> str:
+    """Return a row for each model and data set whose settings are not the defaults, as flags."""
+    lines = ["recipes that differ from the defaults:"]
+    for kind, recipes in (("model", MODEL_RECIPES), ("dataset", DATASET_RECIPES)):
+        for name, recipe in recipes.items():
+            flags = [_flag(f"no_{key}") if value is False else f"{_flag(key)} {value}" for key, value in recipe.items()]
+            lines.append(f"  --{kind} {name}: {' '.join(flags)}")
+    return "\n".join(lines)
+
+
+def _make_config(parsed: argparse.Namespace) -> RunConfig:
+    """Return the run's settings: the recipe's, over them the config file's, over them the flags'."""
+    said = {name: value for name, value in vars(parsed).items() if name not in ("config", "json")}
+    if parsed.config is not None:
+        return load_config(parsed.config).replace(**said)
+    if "model" not in said:
+        raise ConfigError("expected --model NAME or --config FILE, got neither")
+    return RunConfig.from_dict(said)
+
+
+def _make_result(trainer: "Trainer", history: "History") -> dict[str, Any]:
+    """Return what the command prints, as plain values for JSON."""
+    last = history.epochs[-1]
+    return {
+        "model": trainer.config.model,
+        "parameters": trainer.net.num_parameters,
+        "dataset": trainer.dataset.name,
+        "source": trainer.dataset.source,
+        "note": trainer.dataset.note,
+        "train_images": len(trainer.dataset.train),
+        "test_images": len(trainer.dataset.test),
+        "epochs": last.epoch,
+        "train_loss": last.train_loss,
+        "train_accuracy": last.train_accuracy,
+        "test_loss": last.test_loss,
+        "test_accuracy": last.test_accuracy,
+        "seconds": sum(record.seconds + record.test_seconds for record in history.epochs),
+        "images_per_second": last.images_per_second,
+        "threads": get_num_threads(),
+        "seed": trainer.config.seed,
+        "folder": str(history.folder),
+    }
+
+
+def _describe_in_words(result: dict[str, Any]) -> str:
+    epochs = f"{result['epochs']} epoch{'' if result['epochs'] == 1 else 's'}"
+    lines = [
+        f"{result['model']} on {result['dataset']} after {epochs}: test accuracy {result['test_accuracy']:.2%}, "
+        f"loss {result['test_loss']:.4f} ({result['test_images']:,} images)",
+        f"data: {result['source']}",
+        result["note"],
+        f"weights: {result['folder']}/final.safetensors",
+    ]
+    return "\n".join(line for line in lines if line)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

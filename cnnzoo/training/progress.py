@@ -1,0 +1,147 @@
+"""A run's progress for people: a bar on a terminal, a line for each epoch everywhere."""
+
+import sys
+import time
+from typing import TYPE_CHECKING, TextIO
+
+from tqdm import tqdm
+
+from cnnzoo.training.history import EpochRecord, History
+from cnnzoo.training.metrics import Tally
+from cnnzoo.training.observer import Observer
+
+if TYPE_CHECKING:
+    from cnnzoo.training.trainer import Trainer
+
+_BAR = "{desc} {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} {rate_noinv_fmt}, {remaining} left{postfix}"
+
+
+class Progress(Observer):
+    """Prints what a run will do and each epoch's results, and shows a bar in between.
+
+    Parameters
+    ----------
+    output : text stream
+        Takes the lines.
+    terminal : text stream or None
+        Takes the bar, where it is a terminal. None: standard error.
+    """
+
+    def __init__(self, output: TextIO, terminal: TextIO | None = None) -> None:
+        self._output = output
+        self._terminal = sys.stderr if terminal is None else terminal
+        self._bar: tqdm | None = None
+        self._epochs = 0
+        self._epoch = 0
+        self._data = ""
+        self._train_images = 0
+        self._test_images = 0
+        self._clock = _Clock()
+
+    def run_started(self, trainer: "Trainer", history: History) -> None:
+        """Print the network, the data and the run's folder."""
+        from cnnzoo.threads import get_num_threads
+
+        config, dataset = trainer.config, trainer.dataset
+        self._epochs, self._data = config.epochs, dataset.name
+        self._train_images = trainer.train_batches.num_images
+        self._test_images = len(dataset.test)
+        threads = get_num_threads()
+        self._print(
+            f"{config.model}: {trainer.net.num_parameters:,} parameters, {config.dtype}, batches of "
+            f"{config.batch_size}, {config.epochs} epoch{_s(config.epochs)}, {threads} thread{_s(threads)}"
+        )
+        self._print(f"data: {dataset.source}")
+        if dataset.note:
+            self._print(dataset.note)
+        self._print(f"run: {history.folder}")
+
+    def epoch_started(self, epoch: int) -> None:
+        """Show a bar for the epoch's training."""
+        self._epoch = epoch
+        self._open_bar(f"epoch {epoch}/{self._epochs}", self._train_images)
+
+    def step_done(self, tally: Tally) -> None:
+        """Move the bar."""
+        self._advance(tally, tally.images)
+
+    def test_started(self) -> None:
+        """Show a bar for the epoch's test."""
+        self._open_bar(f"test {self._epoch}/{self._epochs}", self._test_images)
+
+    def test_batch_done(self, tally: Tally) -> None:
+        """Move the bar."""
+        self._advance(tally, self._train_images + tally.images)
+
+    def epoch_done(self, record: EpochRecord) -> None:
+        """Print the epoch's results."""
+        self.close()
+        left = self._clock.seconds_left
+        self._print(
+            f"epoch {record.epoch}/{self._epochs}: "
+            f"loss {record.train_loss:.4f}, accuracy {record.train_accuracy:.1%} | "
+            f"{self._data} test: loss {record.test_loss:.4f}, accuracy {record.test_accuracy:.1%} | "
+            f"lr {record.lr:.3g}, {record.images_per_second:,.0f} images/s, "
+            f"{format_seconds(record.seconds + record.test_seconds)}"
+            + (f", {format_seconds(left)} left" if left and record.epoch < self._epochs else "")
+        )
+
+    def close(self) -> None:
+        """Take the bar away."""
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None
+
+    def _print(self, line: str) -> None:
+        print(line, file=self._output, flush=True)
+
+    def _open_bar(self, title: str, images: int) -> None:
+        self.close()
+        self._bar = tqdm(
+            desc=title,
+            total=images,
+            unit=" images",
+            file=self._terminal,
+            disable=not self._terminal.isatty(),
+            leave=False,
+            dynamic_ncols=True,
+            bar_format=_BAR,
+        )
+
+    def _advance(self, tally: Tally, images: int) -> None:
+        """Move the bar to the tally's images; `images` counts all of the epoch, tested ones included."""
+        share = (self._epoch - 1 + images / (self._train_images + self._test_images)) / self._epochs
+        self._clock.update(share)
+        if self._bar is not None and not self._bar.disable:
+            left = self._clock.seconds_left
+            run_left = f", run {format_seconds(left)} left" if left is not None else ""
+            metrics = tally.metrics
+            self._bar.set_postfix_str(f"loss {metrics.loss:.4f}, accuracy {metrics.accuracy:.1%}{run_left}", False)
+            self._bar.update(tally.images - self._bar.n)
+
+
+class _Clock:
+    """Estimates when a run ends, from its second step on: the first also compiles and plans."""
+
+    def __init__(self) -> None:
+        self._start: tuple[float, float] | None = None
+        self.seconds_left: float | None = None
+
+    def update(self, share: float) -> None:
+        """Take note that this share of the run's images, above 0 to 1, is done."""
+        now = time.perf_counter()
+        if self._start is None:
+            self._start = (now, share)
+        elif share > self._start[1]:
+            self.seconds_left = (now - self._start[0]) / (share - self._start[1]) * (1 - share)
+
+
+def format_seconds(seconds: float) -> str:
+    """Return a time such as 0.8 s, 42 s, 3:20 or 1:03:20."""
+    if seconds < 59.5:
+        return f"{seconds:.1f} s" if seconds < 9.95 else f"{seconds:.0f} s"
+    return tqdm.format_interval(round(seconds)).lstrip("0")
+
+
+def _s(count: int) -> str:
+    return "" if count == 1 else "s"

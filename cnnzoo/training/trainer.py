@@ -1,0 +1,186 @@
+"""The training loop."""
+
+import json
+import math
+import time
+from importlib.metadata import version
+
+from cnnzoo.config import RunConfig
+from cnnzoo.data import Augmentation, Batches, Dataset, choose_dataset, load_dataset
+from cnnzoo.errors import CnnzooError, StateError
+from cnnzoo.interop.weights import load_weights, save_weights
+from cnnzoo.kernels.cross_entropy import cross_entropy
+from cnnzoo.models import create_model
+from cnnzoo.threads import set_num_threads
+from cnnzoo.training.history import EpochRecord, History
+from cnnzoo.training.metrics import Metrics, Tally, evaluate
+from cnnzoo.training.observer import Observer
+from cnnzoo.training.optimizers import SGD
+from cnnzoo.training.run_folder import RunFolder
+from cnnzoo.training.schedules import learning_rate
+
+
+class Trainer:
+    """Trains one network as a `RunConfig` says.
+
+    Making one loads the data, sets the threads and makes the network; `fit` trains it.
+
+    Parameters
+    ----------
+    config : RunConfig
+    observer : Observer or None
+        Told what happens while it happens.
+
+    Attributes
+    ----------
+    config : RunConfig
+        The data set's name filled in, and with it the recipe's settings.
+    dataset : Dataset
+    net : Network
+        Usable at any time, after an interrupt too.
+    optimizer : SGD
+
+    Raises
+    ------
+    ConfigError, ModelError
+        Settings out of range or that do not fit each other, no such network or data set.
+    DataError
+        The data set is not there, or damaged.
+    WeightsError
+        `init_from` is not there, or does not fit the network.
+    """
+
+    def __init__(self, config: RunConfig, observer: Observer | None = None) -> None:
+        if config.threads is not None:
+            set_num_threads(config.threads)
+        name, data_dir = choose_dataset(config.dataset, config.data_dir)
+        self.config = config = config.replace(dataset=name)
+        self.observer = observer or Observer()
+        self.dataset = load_dataset(
+            name,
+            data_dir,
+            limit_train=config.limit_train,
+            limit_test=config.limit_test,
+            normalization=config.normalization,
+        )
+        self.train_batches, self.test_batches = _make_batches(config, self.dataset)
+        self.net = create_model(
+            config.model,
+            num_classes=self.dataset.num_classes,
+            seed=config.seed,
+            image_shape=self.dataset.image_shape,
+            dtype=config.dtype,
+            dropout=config.dropout,
+        )
+        if config.init_from is not None:
+            self.net.load_state_dict(load_weights(config.init_from))
+        self.optimizer = SGD(
+            self.net, config.lr, config.momentum, config.weight_decay, config.nesterov, config.momentum_form
+        )
+        self._started = False
+
+    def fit(self) -> History:
+        """Train for the run's epochs and write the run's folder.
+
+        Returns
+        -------
+        History
+
+        Raises
+        ------
+        CnnzooError
+            The loss is no longer finite; the message names the epoch and the step. The weights are those before it.
+        StateError
+            Called a second time.
+        OSError
+            The run's folder cannot be written.
+        """
+        if self._started:
+            raise StateError("fit: expected a trainer that has not run, got one that has; make a new one")
+        self._started = True
+        folder = RunFolder(self.config, self.dataset)
+        history = History(config=self.config, folder=folder.path)
+        self.observer.run_started(self, history)
+        for epoch in range(self.config.epochs):
+            record = self._run_epoch(epoch)
+            folder.append(record)
+            history.epochs.append(record)
+            self.observer.epoch_done(record)
+        save_weights(folder.weights_path, self.net.state_dict(), self._describe_weights(history))
+        self.observer.run_done(history)
+        return history
+
+    def _run_epoch(self, epoch: int) -> EpochRecord:
+        """Train on all training images, then test; `epoch` counts from 0."""
+        self.observer.epoch_started(epoch + 1)
+        start = time.perf_counter()
+        train = self._train(epoch)
+        trained = time.perf_counter()
+        self.observer.test_started()
+        test = evaluate(self.net, self.test_batches, self.observer.test_batch_done)
+        if not math.isfinite(test.loss):
+            raise CnnzooError(f"epoch {epoch + 1}: expected a finite loss on the test images, got {test.loss}")
+        return EpochRecord(
+            epoch=epoch + 1,
+            lr=learning_rate(self.config, epoch),
+            train_loss=train.loss,
+            train_accuracy=train.accuracy,
+            test_loss=test.loss,
+            test_accuracy=test.accuracy,
+            seconds=trained - start,
+            test_seconds=time.perf_counter() - trained,
+            images_per_second=train.images / (trained - start),
+        )
+
+    def _train(self, epoch: int) -> Metrics:
+        """Take a step for each batch of an epoch."""
+        tally = Tally()
+        for index, (images, labels) in enumerate(self.train_batches.epoch(epoch)):
+            self.optimizer.lr = learning_rate(self.config, epoch + index / self.train_batches.num_batches)
+            logits = self.net.forward(images, training=True)
+            loss, dlogits = cross_entropy(logits, labels, self.config.label_smoothing)
+            if not math.isfinite(loss):
+                raise CnnzooError(
+                    f"epoch {epoch + 1}, step {index + 1}: expected a finite loss, got {loss} "
+                    f"at a learning rate of {self.optimizer.lr:g}; a lower one may help"
+                )
+            self.net.backward(dlogits)
+            self.optimizer.step()
+            tally.add(loss, logits, labels)
+            self.observer.step_done(tally)
+        return tally.metrics
+
+    def _describe_weights(self, history: History) -> dict[str, str]:
+        """Return what is needed to use the weights without the rest of the folder, for the header of their file."""
+        last = history.epochs[-1]
+        return {
+            "cnnzoo": version("cnnzoo"),
+            "model": self.config.model,
+            "image_shape": json.dumps(self.dataset.image_shape),
+            "classes": json.dumps(self.dataset.classes),
+            "mean": json.dumps(self.dataset.mean),
+            "std": json.dumps(self.dataset.std),
+            "data": self.dataset.source,
+            "epochs": str(last.epoch),
+            "test_loss": repr(last.test_loss),
+            "test_accuracy": repr(last.test_accuracy),
+            "config": json.dumps(self.config.to_dict()),
+        }
+
+
+def _make_batches(config: RunConfig, dataset: Dataset) -> tuple[Batches, Batches]:
+    """Return the training and the test batches."""
+    augmentation = Augmentation(crop_padding=config.crop_padding, flip=config.flip) if config.augmentation else None
+    train = Batches(
+        dataset.train,
+        config.batch_size,
+        mean=dataset.mean,
+        std=dataset.std,
+        seed=config.seed,
+        augmentation=augmentation,
+        dtype=config.dtype,
+    )
+    test = Batches(
+        dataset.test, config.batch_size, mean=dataset.mean, std=dataset.std, shuffle=False, dtype=config.dtype
+    )
+    return train, test

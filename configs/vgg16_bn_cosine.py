@@ -1,0 +1,14 @@
+"""VGG-16 with batch norm on CIFAR-10, stronger: a higher rate along a cosine (SGDR, arXiv:1608.03983), weight decay."""
+
+from cnnzoo import RunConfig
+
+config = RunConfig(
+    model="vgg16_bn",
+    dataset="cifar10",
+    batch_size=128,
+    epochs=200,
+    lr=0.1,
+    momentum=0.9,
+    weight_decay=5e-4,
+    schedule="cosine",
+)
