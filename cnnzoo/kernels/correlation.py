@@ -1,0 +1,271 @@
+"""Correlation of a pixel matrix with packed weights, block by block of im2col rows; see `im2col` for its three uses."""
+
+import numpy as np
+from numba import get_thread_id, prange
+
+from cnnzoo.kernels.batch_norm import block_statistics
+from cnnzoo.kernels.blocks import block_count
+from cnnzoo.kernels.compile import kernel, worker
+from cnnzoo.kernels.convolution import GRADIENT_RELU, PLAIN, SCALE_SHIFT_RELU
+from cnnzoo.kernels.gemm import multiply_block, pack_rows
+from cnnzoo.kernels.vectors import copy_run, panel_width, zero_run
+
+ROW_BLOCK = 96  # pixels of a block; a multiple of every TILE_ROWS
+DEPTH_BLOCK = 512  # ROW_BLOCK x DEPTH_BLOCK float32 is 192 KiB, within every second-level cache
+
+# A correlation's geometry travels as one int64 array; these are its fields. The grid is the set of positions that are
+# computed. Grid position (i, j) reads source pixel (i * STEP + row offset, j * STEP + column offset) of each tap and
+# writes target pixel (i * TARGET_STEP + TOP, j * TARGET_STEP + LEFT).
+(
+    IMAGES, SOURCE_HEIGHT, SOURCE_WIDTH, CHANNELS, GRID_HEIGHT, GRID_WIDTH, STEP,
+    TARGET_HEIGHT, TARGET_WIDTH, TARGET_STEP, TOP, LEFT, COLUMNS, TAPS,
+) = range(14)  # fmt: skip
+GEOMETRY_FIELDS = 14  # the taps' offsets follow: row and column of each
+
+
+@worker
+def transform_run(kind, x, x_at, coefficients, channels, first, count, z, z_at, y, y_at):
+    """Apply a prologue to channels first .. first + count of one pixel, of `channels` in all."""
+    xr, yr = x[x_at : x_at + count], y[y_at : y_at + count]
+    scale = coefficients[first : first + count]
+    shift = coefficients[channels + first : channels + first + count]
+    if kind == SCALE_SHIFT_RELU:
+        for c in range(count):
+            value = xr[c] * scale[c] + shift[c]
+            yr[c] = value if not value <= 0 else 0  # a NaN stays
+        return
+    zr = z[z_at : z_at + count]
+    at = 2 * channels + first
+    a, b = coefficients[at : at + count], coefficients[at + channels : at + channels + count]
+    constant = coefficients[at + 2 * channels : at + 2 * channels + count]
+    if kind == GRADIENT_RELU:
+        for c in range(count):
+            dz = xr[c] if zr[c] * scale[c] + shift[c] > 0 else 0
+            yr[c] = a[c] * dz + b[c] * zr[c] + constant[c]
+    else:
+        for c in range(count):
+            yr[c] = a[c] * xr[c] + b[c] * zr[c] + constant[c]
+
+
+@worker
+def gather_block(g, first, count, k_from, k_to, x, ldx, kind, coefficients, z, ldz, out, out_at, ld):
+    """Write columns k_from .. k_to of the im2col rows of grid positions first .. first + count, `ld` apart."""
+    height, width, channels = g[SOURCE_HEIGHT], g[SOURCE_WIDTH], g[CHANNELS]
+    grid_height, grid_width, step = g[GRID_HEIGHT], g[GRID_WIDTH], g[STEP]
+    for tap in range(k_from // channels, block_count(k_to, channels)):
+        low = max(k_from - tap * channels, 0)
+        run = min(k_to - tap * channels, channels) - low
+        row_offset, column_offset = g[GEOMETRY_FIELDS + 2 * tap], g[GEOMETRY_FIELDS + 2 * tap + 1]
+        image, rest = divmod(first, grid_height * grid_width)
+        i, j = divmod(rest, grid_width)
+        to = out_at + tap * channels + low - k_from
+        for _ in range(count):
+            h, w = i * step + row_offset, j * step + column_offset
+            pixel = (image * height + h) * width + w
+            if h < 0 or h >= height or w < 0 or w >= width:
+                zero_run(out, to, run)
+            elif kind == PLAIN:
+                copy_run(x, pixel * ldx + low, out, to, run)
+            else:
+                at, z_at = pixel * ldx + low, pixel * ldz + low
+                transform_run(kind, x, at, coefficients, channels, low, run, z, z_at, out, to)
+            to += ld
+            j += 1
+            if j == grid_width:
+                i, j = i + 1, 0
+                if i == grid_height:
+                    image, i = image + 1, 0
+
+
+@worker
+def _scatter_block(g, first, count, column, columns, block, block_at, ld, y, ldy, accumulate):
+    """Move rows of a block to the target pixels of their grid positions."""
+    grid_width, target_step = g[GRID_WIDTH], g[TARGET_STEP]
+    for p in range(first, first + count):
+        image, rest = divmod(p, g[GRID_HEIGHT] * grid_width)
+        i, j = divmod(rest, grid_width)
+        h, w = i * target_step + g[TOP], j * target_step + g[LEFT]
+        at = ((image * g[TARGET_HEIGHT] + h) * g[TARGET_WIDTH] + w) * ldy + column
+        row_at = block_at + (p - first) * ld
+        if accumulate:
+            yr, row = y[at : at + columns], block[row_at : row_at + columns]
+            for c in range(columns):
+                yr[c] += row[c]
+        else:
+            copy_run(block, row_at, y, at, columns)
+
+
+@worker
+def _add_bias(rows, columns, bias, y, y_at, ldy):
+    for r in range(rows):
+        yr = y[y_at + r * ldy : y_at + r * ldy + columns]
+        for c in range(columns):
+            yr[c] += bias[c]
+
+
+@worker
+def is_pixel_matrix_product(g, itemsize, ldx, kind):
+    """Tell whether the source rows serve as im2col rows: 1x1, stride 1, nothing applied, no cache-set conflicts."""
+    same_grid = g[SOURCE_HEIGHT] == g[GRID_HEIGHT] and g[SOURCE_WIDTH] == g[GRID_WIDTH]
+    one_tap = g[TAPS] == 1 and g[GEOMETRY_FIELDS] == 0 and g[GEOMETRY_FIELDS + 1] == 0
+    return kind == PLAIN and g[STEP] == 1 and one_tap and same_grid and ldx * itemsize % 4096 != 0
+
+
+@worker
+def _correlate_block(
+    g, block, column, columns, x, ldx, panels, kind, coefficients, z, ldz,
+    y, ldy, accumulate, bias, statistics, scratch, scratch_at,
+):  # fmt: skip
+    first = block * ROW_BLOCK
+    count = min(ROW_BLOCK, g[IMAGES] * g[GRID_HEIGHT] * g[GRID_WIDTH] - first)
+    depth = g[TAPS] * g[CHANNELS]
+    width = panel_width(x)
+    segment = block_count(depth, max(1, block_count(depth, DEPTH_BLOCK)))
+    ld = gathered_ld(segment)
+    direct = g[TARGET_STEP] == 1
+    out, out_at, ldo, add = y, first * ldy + column, ldy, accumulate
+    if not direct:
+        out, out_at, ldo, add = scratch, scratch_at + ROW_BLOCK * ld, gathered_ld(columns), False
+        if depth == 0:
+            for r in range(count):
+                zero_run(out, out_at + r * ldo, columns)
+    in_place = is_pixel_matrix_product(g, x.itemsize, ldx, kind)
+    for k in range(0, depth, max(1, segment)):
+        d = min(segment, depth - k)
+        panels_at, panel_stride = column * depth + k * width, depth * width
+        if in_place:
+            x_at = first * ldx + k
+            multiply_block(
+                count, columns, d, x, x_at, ldx, 1, panels, panels_at, panel_stride, out, out_at, ldo, add
+            )  # fmt: skip
+        else:
+            gather_block(g, first, count, k, k + d, x, ldx, kind, coefficients, z, ldz, scratch, scratch_at, ld)
+            multiply_block(
+                count, columns, d, scratch, scratch_at, ld, 1, panels, panels_at, panel_stride, out, out_at, ldo, add
+            )  # fmt: skip
+        add = True
+    if not direct:
+        _scatter_block(g, first, count, column, columns, out, out_at, ldo, y, ldy, accumulate)
+    if bias.size > 0:
+        _add_bias(count, columns, bias[column : column + columns], y, first * ldy + column, ldy)
+    if statistics.size > 0:
+        block_statistics(y[first * ldy :], ldy, count, columns, statistics[block * 2 * columns :])
+
+
+@kernel(
+    "void(i8[::1], T[::1], i8, T[::1], i8, i8, T[::1], T[::1], i8, T[::1], i8, bool_, T[::1], T[::1], T[::1], i8)",
+    parallel=True,
+)
+def correlate(
+    g, x, ldx, panels, group, kind, coefficients, z, ldz, y, ldy, accumulate, bias, statistics, scratch, scratch_stride
+):
+    """y (+)= the correlation of prologue(x) with packed weights, at the grid positions of geometry `g`; see above.
+
+    Tasks are blocks of `ROW_BLOCK` positions by `group` columns, a multiple of the panel width. `bias` and
+    `statistics` may be empty; the latter are [blocks][mean, M2][columns] and want all columns in one group. `scratch`
+    holds `scratch_stride` elements a thread.
+    """
+    blocks = block_count(g[IMAGES] * g[GRID_HEIGHT] * g[GRID_WIDTH], ROW_BLOCK)
+    groups = block_count(g[COLUMNS], group)
+    for item in prange(blocks * groups):
+        block, column = np.int64(item) // groups, np.int64(item) % groups * group
+        _correlate_block(
+            g, block, column, min(group, g[COLUMNS] - column), x, ldx, panels, kind, coefficients, z, ldz,
+            y, ldy, accumulate, bias, statistics, scratch, np.int64(get_thread_id()) * scratch_stride,
+        )  # fmt: skip
+
+
+@worker
+def gathered_ld(columns):
+    """The leading dimension of a gathered block: whole cache lines, and no power of two."""
+    return (columns + 15) // 16 * 16 + 16
+
+
+@worker
+def _weight_gradient_block(
+    g, k_from, rows, column, columns, first_chunk, last_chunk, x, ldx, kind, coefficients,
+    dy, lddy, dy_kind, dy_coefficients, z, ldz, out, out_at, add, scratch, scratch_at,
+):  # fmt: skip
+    """out[rows, columns] (+)= im2col(x)' dy over the chunks first_chunk .. last_chunk of grid positions."""
+    positions = g[IMAGES] * g[GRID_HEIGHT] * g[GRID_WIDTH]
+    width = panel_width(x)
+    ld, ld_rows = gathered_ld(rows), gathered_ld(columns)
+    panels_at = scratch_at + ROW_BLOCK * ld
+    rows_at = panels_at + block_count(columns, width) * width * ROW_BLOCK
+    in_place = is_pixel_matrix_product(g, x.itemsize, ldx, kind)
+    for chunk in range(first_chunk, last_chunk):
+        first = chunk * ROW_BLOCK
+        count = min(ROW_BLOCK, positions - first)
+        if dy_kind == PLAIN:
+            pack_rows(count, columns, dy, first * lddy + column, lddy, scratch, panels_at, ROW_BLOCK * width)
+        else:
+            for r in range(count):
+                at, z_at, to = (first + r) * lddy + column, (first + r) * ldz + column, rows_at + r * ld_rows
+                transform_run(
+                    dy_kind, dy, at, dy_coefficients, g[COLUMNS], column, columns, z, z_at, scratch, to
+                )  # fmt: skip
+            pack_rows(count, columns, scratch, rows_at, ld_rows, scratch, panels_at, ROW_BLOCK * width)
+        if in_place:
+            multiply_block(
+                rows, columns, count, x, first * ldx + k_from, 1, ldx,
+                scratch, panels_at, ROW_BLOCK * width, out, out_at, g[COLUMNS], add,
+            )  # fmt: skip
+        else:
+            gather_block(
+                g, first, count, k_from, k_from + rows, x, ldx, kind, coefficients, z, ldz, scratch, scratch_at, ld
+            )
+            multiply_block(
+                rows, columns, count, scratch, scratch_at, 1, ld,
+                scratch, panels_at, ROW_BLOCK * width, out, out_at, g[COLUMNS], add,
+            )  # fmt: skip
+        add = True
+
+
+@kernel(
+    "void(i8[::1], T[::1], i8, i8, T[::1], T[::1], i8, i8, T[::1], T[::1], i8, "
+    "T[::1], bool_, i8, i8, i8, T[::1], T[::1], i8)",
+    parallel=True,
+)
+def correlate_weights(
+    g, x, ldx, kind, coefficients, dy, lddy, dy_kind, dy_coefficients, z, ldz,
+    dw, accumulate, row_block, column_block, slots, slot_sums, scratch, scratch_stride,
+):  # fmt: skip
+    """dw (+)= the gradient of the weights of a correlation with geometry `g`.
+
+    Tasks are blocks of `row_block` by `column_block` elements of dw by `slots` ranges of positions. With one slot they
+    write to dw; with more to ``slot_sums[slots, rows, columns]``, which `add_slots` then adds.
+    """
+    depth, all_columns = g[TAPS] * g[CHANNELS], g[COLUMNS]
+    chunks = block_count(g[IMAGES] * g[GRID_HEIGHT] * g[GRID_WIDTH], ROW_BLOCK)
+    row_blocks, column_blocks = block_count(depth, row_block), block_count(all_columns, column_block)
+    for item in prange(slots * row_blocks * column_blocks):
+        slot, rest = divmod(np.int64(item), row_blocks * column_blocks)
+        k = rest // column_blocks * row_block
+        column = rest % column_blocks * column_block
+        out = dw if slots == 1 else slot_sums
+        _weight_gradient_block(
+            g, k, min(row_block, depth - k), column, min(column_block, all_columns - column),
+            slot * chunks // slots, (slot + 1) * chunks // slots, x, ldx, kind, coefficients,
+            dy, lddy, dy_kind, dy_coefficients, z, ldz, out, (slot * depth + k) * all_columns + column,
+            accumulate and slots == 1, scratch, np.int64(get_thread_id()) * scratch_stride,
+        )  # fmt: skip
+
+
+SLOT_BLOCK = 4096  # elements that one task adds over all slots
+
+
+@kernel("void(T[::1], i8, i8, T[::1], bool_)", parallel=True)
+def add_slots(slot_sums, slots, size, y, accumulate):
+    """y[size] (+)= the sum over slots of slot_sums[slots, size], in the order of the slots."""
+    for block in prange(block_count(size, SLOT_BLOCK)):
+        first = np.int64(block) * SLOT_BLOCK
+        count = min(SLOT_BLOCK, size - first)
+        out = y[first : first + count]
+        for slot in range(slots):
+            part = slot_sums[slot * size + first : slot * size + first + count]
+            if slot == 0 and not accumulate:
+                for i in range(count):
+                    out[i] = part[i]
+            else:
+                for i in range(count):
+                    out[i] += part[i]

@@ -1,0 +1,98 @@
+"""Matrix product on register tiles, for operands that lie in cache: C (+)= A B, B in panels, A read in place.
+
+B is packed into panels of `panel_width` columns, [panels][depth][width], the last one padded with zeros, so that the
+tile reads it contiguously. A and C are row-major with leading dimensions; A may be transposed. The drivers that cut
+large operands into blocks are those of the convolution: a matrix product is a 1x1 convolution of a pixel matrix.
+"""
+
+import numpy as np
+from numba import prange
+
+from cnnzoo.kernels.compile import kernel, worker
+from cnnzoo.kernels.vectors import TILE_ROWS, TILE_VECTORS, VECTOR_BYTES, copy_run, multiply_tile, panel_width, zero_run
+
+SMALL_ROWS = 4  # the tile that takes what TILE_ROWS leaves over, before single rows
+
+
+def packed_size(depth: int, columns: int, itemsize: int) -> int:
+    """Return the number of elements that the panels of B[depth, columns] take."""
+    width = TILE_VECTORS * VECTOR_BYTES // itemsize
+    return -(-columns // width) * width * depth
+
+
+@worker
+def multiply_block(rows, columns, depth, a, a_at, a_row, a_step, panels, panels_at, panel_stride, c, c_at, ldc, add):
+    """C[rows, columns] (+)= A[rows, depth] B.
+
+    A[i, k] is ``a[a_at + i * a_row + k * a_step]``; panel j of B begins at ``panels_at + j * panel_stride``.
+    """
+    width = panel_width(c)
+    whole = rows // TILE_ROWS * TILE_ROWS
+    small = whole + (rows - whole) // SMALL_ROWS * SMALL_ROWS
+    for j in range(0, columns, width):
+        b_at = panels_at + j // width * panel_stride
+        c_j = c_at + j
+        count = min(width, columns - j)
+        for i in range(0, whole, TILE_ROWS):
+            a_i, c_ij = a_at + i * a_row, c_j + i * ldc
+            multiply_tile(TILE_ROWS, a, a_i, a_row, a_step, panels, b_at, c, c_ij, ldc, depth, count, add)
+        for i in range(whole, small, SMALL_ROWS):
+            a_i, c_ij = a_at + i * a_row, c_j + i * ldc
+            multiply_tile(SMALL_ROWS, a, a_i, a_row, a_step, panels, b_at, c, c_ij, ldc, depth, count, add)
+        for i in range(small, rows):
+            a_i, c_ij = a_at + i * a_row, c_j + i * ldc
+            multiply_tile(1, a, a_i, a_row, a_step, panels, b_at, c, c_ij, ldc, depth, count, add)
+
+
+@worker
+def pack_rows(depth, columns, b, b_at, ldb, panels, panels_at, panel_stride):
+    """Pack B[depth, columns], row k at ``b_at + k * ldb``, into panels that begin `panel_stride` apart."""
+    width = panel_width(b)
+    for j in range(0, columns, width):
+        to = panels_at + j // width * panel_stride
+        count = min(width, columns - j)
+        for k in range(depth):
+            copy_run(b, b_at + k * ldb + j, panels, to + k * width, count)
+            if count < width:
+                zero_run(panels, to + k * width + count, width - count)
+
+
+@worker
+def pack_columns(depth, columns, b, b_at, ldb, panels, panels_at, panel_stride):
+    """Pack the transpose of B[columns, depth], row j at ``b_at + j * ldb``, into panels `panel_stride` apart."""
+    width = panel_width(b)
+    for j in range(0, columns, width):
+        to = panels_at + j // width * panel_stride
+        panel = panels[to : to + depth * width]
+        for lane in range(width):
+            if j + lane < columns:
+                at = b_at + (j + lane) * ldb
+                column = b[at : at + depth]
+                for k in range(depth):
+                    panel[k * width + lane] = column[k]
+            else:
+                for k in range(depth):
+                    panel[k * width + lane] = 0
+
+
+PACK_DEPTH = 256  # rows of B that one task packs
+
+
+@kernel("void(T[::1], i8[::1], i8, i8, i8, bool_, T[::1])", parallel=True)
+def pack_taps(w, taps, tap_count, tap_depth, columns, transposed, panels):
+    """Pack B, the rows of `tap_count` taps of `w` one below the other, into panels of depth tap_count * tap_depth.
+
+    Tap t begins at ``w[taps[t]]`` and is [tap_depth, columns], or [columns, tap_depth] if `transposed`.
+    """
+    width = panel_width(w)
+    panel_stride = tap_count * tap_depth * width
+    pieces = (tap_depth + PACK_DEPTH - 1) // PACK_DEPTH
+    for item in prange(tap_count * pieces):
+        t, piece = divmod(np.int64(item), pieces)
+        k = piece * PACK_DEPTH
+        count = min(PACK_DEPTH, tap_depth - k)
+        to = (t * tap_depth + k) * width
+        if transposed:
+            pack_columns(count, columns, w, taps[t] + k, tap_depth, panels, to, panel_stride)
+        else:
+            pack_rows(count, columns, w, taps[t] + k * columns, columns, panels, to, panel_stride)
