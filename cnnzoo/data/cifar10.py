@@ -6,14 +6,13 @@
   `batches.meta` with `label_names`;
 - idx: color images and labels as `cnnzoo.data.idx` describes.
 
-The published files hold 10,000 images each. Smaller sets in the same layouts are read as well, with two rules for binary
-files, which say nowhere how many images they should hold: the five training batches are of one size, and where any
-file has the published size, all have it. So a file cut off between two records is found out.
+The published files hold 10,000 images each. Smaller sets in the same layouts are read as well, with two rules for
+binary files, which say nowhere how many images they should hold: the five training batches are of one size, and where
+any file has the published size, all have it. So a file cut off between two records is found out.
 
 The class names file is optional; the published names are used where it is missing.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -145,9 +144,7 @@ def _read_python(path: Path) -> tuple[np.ndarray, np.ndarray]:
     if not isinstance(labels, list) or not all(isinstance(label, int) for label in labels):
         raise DataError(f"{path}: expected labels as a list of integers, found {type(labels).__name__}")
     if len(labels) != len(data) or not labels:
-        raise DataError(
-            f"{path}: expected one label for each of 1 or more images, found {len(labels)} labels and {len(data)} images"
-        )
+        raise DataError(f"{path}: expected one label for each image, found {len(labels)} labels, {len(data)} images")
     numbers = np.array(labels)
     check_labels(path, numbers, len(CLASSES))
     return data, numbers

@@ -182,7 +182,7 @@ def _read(
     if size is None and expected > at_most:
         raise DataError(f"{told} at most {at_most}")
     data = np.empty(expected, np.uint8)
-    view, count = memoryview(data), 0
+    view, count = data.data, 0
     while count < expected and (taken := file.readinto(view[count:])):
         count += taken
     if count < expected or file.read(1):

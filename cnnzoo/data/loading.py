@@ -61,8 +61,8 @@ def choose_dataset(name: str | None = None, data_dir: str | os.PathLike | None =
     if mnist.find_mnist(folder):
         return "mnist", folder
     raise DataError(
-        f"{folder}: expected CIFAR-10 (cifar-10-batches-bin, cifar-10-batches-py or IDX files) or MNIST, found neither; "
-        f"for CIFAR-10, {_CIFAR10_HELP.format(folder=folder)}"
+        f"{folder}: expected CIFAR-10 (cifar-10-batches-bin, cifar-10-batches-py or IDX files) or MNIST, "
+        f"found neither; for CIFAR-10, {_CIFAR10_HELP.format(folder=folder)}"
     )
 
 

@@ -1,8 +1,9 @@
 """A built-in set of rendered pictures, so that every network can be trained where there is no data.
 
 Ten classes of 32x32 color pictures: five shapes, each filled with stripes or with checks. A class is a shape *and* a
-texture; colors, place, size, rotation, texture scale and contrast, background, clutter behind and in front, light and
-noise are drawn for each picture on its own and tell nothing about it.
+texture. Each leans to a color, as things in photographs do; place, size, tilt, the texture's scale and direction, the
+background, clutter behind and in front, light and noise tell nothing of it. A linear classifier is right about a third
+of the time.
 
 Picture i of a split is a function of (seed, split, i). All arithmetic is integer operations and correctly rounded
 float32 additions, multiplications, divisions and square roots, so the bytes are the same on any machine.
@@ -21,6 +22,14 @@ SHAPES = ("disc", "square", "triangle", "star", "cross")
 TEXTURES = ("striped", "checked")
 CLASSES = tuple(f"{texture} {shape}" for shape in SHAPES for texture in TEXTURES)
 
+# The color that each class leans to, in the order of `CLASSES`.
+_LEANINGS = np.array(
+    [
+        *((0.9, 0.15, 0.15), (0.15, 0.9, 0.15), (0.15, 0.15, 0.9), (0.85, 0.85, 0.1), (0.85, 0.1, 0.85)),
+        *((0.1, 0.85, 0.85), (0.9, 0.5, 0.1), (0.95, 0.95, 0.95), (0.05, 0.05, 0.05), (0.5, 0.1, 0.9)),
+    ],
+    dtype=np.float32,
+)
 _CHUNK = 500  # pictures rendered at once, so that the planes stay in cache
 _TRAIN, _TEST = 1, 2
 
@@ -48,12 +57,17 @@ class _Draws:
         values = np.float32(low) + unit * np.float32(high - low)
         return values.reshape((-1, 1, 1) if count == 1 else (-1, count, 1, 1))
 
-    def direction(self) -> tuple[_Plane, _Plane]:
-        """Return the cosine and sine of an angle anywhere on the circle, without trigonometry."""
-        t = self.uniform(-1, 1)
+    def tilt(self, reach: float) -> tuple[_Plane, _Plane]:
+        """Return the cosine and sine of an angle around 0, the tangent of whose half is within `reach` of 0."""
+        t = self.uniform(-reach, reach)
         scale = 1 / (1 + t * t)
+        return (1 - t * t) * scale, 2 * t * scale
+
+    def direction(self) -> tuple[_Plane, _Plane]:
+        """Return the cosine and sine of an angle anywhere on the circle."""
+        cosine, sine = self.tilt(1)
         half = np.where(self.uniform(0, 1) < 0.5, np.float32(1), np.float32(-1))
-        return half * (1 - t * t) * scale, half * 2 * t * scale
+        return half * cosine, half * sine
 
 
 def _disc(u: _Plane, v: _Plane) -> _Plane:
@@ -65,9 +79,9 @@ def _square(u: _Plane, v: _Plane) -> _Plane:
 
 
 def _triangle(u: _Plane, v: _Plane) -> _Plane:
-    """Equilateral: half-planes at distance 0.57 from the center, whose normals are 120 degrees apart."""
+    """Equilateral: half-planes at distance 0.62 from the center, whose normals are 120 degrees apart."""
     slanted = abs(u) * np.float32(0.8660254) - v * np.float32(0.5)
-    return np.maximum(slanted, v) - np.float32(0.57)
+    return np.maximum(slanted, v) - np.float32(0.62)
 
 
 def _star(u: _Plane, v: _Plane) -> _Plane:
@@ -115,11 +129,11 @@ class _Canvas:
     def background(self) -> None:
         """A gradient between two colors in any direction, with faint stripes over it."""
         draws = self.draws
-        (c, s), (first, second) = draws.direction(), (draws.uniform(0.1, 0.9, 3) for _ in range(2))
+        (c, s), (first, second) = draws.direction(), (draws.uniform(0.25, 0.7, 3) for _ in range(2))
         blend = np.clip((c * self.x + s * self.y) * np.float32(1 / 40) + np.float32(0.5), 0, 1)
         np.add(first, blend[:, None] * (second - first), out=self.pixels)
         (c, s), period = draws.direction(), draws.uniform(4, 9)
-        ripple = _wave((c * self.x + s * self.y) / period + draws.uniform(0, 1)) * draws.uniform(0, 0.12)
+        ripple = _wave((c * self.x + s * self.y) / period + draws.uniform(0, 1)) * draws.uniform(0, 0.08)
         self.pixels += ripple[:, None]
 
     def clutter(self) -> None:
@@ -136,19 +150,20 @@ class _Canvas:
     def subject(self, labels: np.ndarray) -> None:
         """The textured shape that the label names."""
         draws = self.draws
-        radius, (c, s) = draws.uniform(7.5, 12), draws.direction()
-        dx, dy = self.x - draws.uniform(-5, 5), self.y - draws.uniform(-5, 5)
+        radius, (c, s) = draws.uniform(8.5, 13), draws.tilt(0.2)
+        dx, dy = self.x - draws.uniform(-4, 4), self.y - draws.uniform(-4, 4)
         u, v = (c * dx + s * dy) / radius, (c * dy - s * dx) / radius
         coverage = np.empty(u.shape, np.float32)
         for shape, distance in enumerate(_DISTANCES):
             chosen = labels // len(TEXTURES) == shape
             coverage[chosen] = _coverage(distance(u[chosen], v[chosen]) * radius[chosen])
-        (c, s), period = draws.direction(), draws.uniform(4.5, 7)
+        (c, s), period = draws.direction(), draws.uniform(5, 8)
         along = _wave((c * dx + s * dy) / period + draws.uniform(0, 1))
         across = _wave((c * dy - s * dx) / period + draws.uniform(0, 1))
         checked = (labels % len(TEXTURES) == 1)[:, None, None]
         texture = np.clip(np.where(checked, along * across, along) * 4 + np.float32(0.5), 0, 1)
         first = draws.uniform(0, 1, 3)
+        first += draws.uniform(0, 0.9)[:, None] * (_LEANINGS[labels][:, :, None, None] - first)
         step = np.where(first < 0.5, np.float32(1), np.float32(-1)) * draws.uniform(0.25, 0.5, 3)
         self.lay(coverage, first + texture[:, None] * step)
 
@@ -178,7 +193,7 @@ def _render_split(seed: int, split: int, n: int) -> Split:
         indices = np.arange(chunk.start, chunk.stop)
         canvas = _Canvas(_Draws(seed, split, indices), len(indices))
         canvas.background()
-        for _ in range(3):
+        for _ in range(2):
             canvas.clutter()
         canvas.subject(labels[chunk])
         canvas.clutter()
