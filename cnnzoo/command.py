@@ -63,5 +63,5 @@ def _describe(error: BaseException) -> str:
     if isinstance(error, OSError) and error.filename:
         return f"{error.filename}: {error.strerror}"
     if isinstance(error, MemoryError):
-        return f"out of memory: {error or 'a smaller batch takes less'}"
+        return f"out of memory: {str(error) or 'a smaller batch takes less'}"
     return str(error) or "interrupted"

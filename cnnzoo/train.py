@@ -58,7 +58,10 @@ def train(arguments: Sequence[str] | None) -> None:
 
     with contextlib.closing(Progress(sys.stderr if parsed.json else sys.stdout)) as progress:
         trainer = Trainer(config, progress)
-        history = trainer.fit()
+        try:
+            history = trainer.fit()
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt(_describe_interrupt(trainer)) from None
     result = _make_result(trainer, history)
     print(json.dumps(result) if parsed.json else _describe_in_words(result))
 
@@ -124,6 +127,13 @@ def _make_config(parsed: argparse.Namespace) -> RunConfig:
     if "model" not in said:
         raise ConfigError("expected --model NAME or --config FILE, got neither")
     return RunConfig.from_dict(said)
+
+
+def _describe_interrupt(trainer: "Trainer") -> str:
+    if trainer.history is None:
+        return "interrupted"
+    epoch, folder = len(trainer.history.epochs) + 1, trainer.history.folder
+    return f"interrupted in epoch {epoch} of {trainer.config.epochs}; {folder} has the metrics of the epochs before it"
 
 
 def _make_result(trainer: "Trainer", history: "History") -> dict[str, Any]:

@@ -13,6 +13,7 @@ any file has the published size, all have it. So a file cut off between two reco
 The class names file is optional; the published names are used where it is missing.
 """
 
+import statistics
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -21,7 +22,7 @@ import numpy as np
 
 from cnnzoo.data.dataset import Split
 from cnnzoo.data.files import assemble, check_labels, file_size, folders_to_search, naming
-from cnnzoo.data.idx import COLOR, find_idx, read_idx_split
+from cnnzoo.data.idx import COLOR, IdxFolder, find_idx, read_idx_split
 from cnnzoo.data.pickles import read_pickled_dict
 from cnnzoo.errors import DataError
 
@@ -36,10 +37,11 @@ _TEST_NAME = "test_batch"
 
 @dataclass(frozen=True, kw_only=True)
 class Layout:
-    """Where CIFAR-10 was found, and in which of its layouts."""
+    """Where CIFAR-10 was found, and in which of its layouts; `idx` has the files of the IDX layout."""
 
     kind: Literal["binary", "python", "idx"]
     folder: Path
+    idx: IdxFolder | None = None
 
 
 def find_cifar10(folder: Path) -> Layout | None:
@@ -69,7 +71,7 @@ def find_cifar10(folder: Path) -> Layout | None:
                 return Layout(kind="python", folder=place)
             found = find_idx(place)
         if found is not None and found.dimensions == COLOR:
-            return Layout(kind="idx", folder=place)
+            return Layout(kind="idx", folder=place, idx=found)
     return None
 
 
@@ -89,13 +91,10 @@ def read_cifar10(
     DataError
         A missing, truncated or malformed file, or a label that is not in 0..9.
     """
+    if layout.idx is not None:
+        train = read_idx_split(layout.idx, "train", IMAGE_SHAPE, len(CLASSES), limit_train)
+        return train, read_idx_split(layout.idx, "test", IMAGE_SHAPE, len(CLASSES), limit_test), CLASSES
     folder = layout.folder
-    if layout.kind == "idx":
-        found = find_idx(folder)
-        if found is None:
-            raise DataError(f"{folder}: expected IDX files, found none")
-        train = read_idx_split(found, "train", IMAGE_SHAPE, len(CLASSES), limit_train)
-        return train, read_idx_split(found, "test", IMAGE_SHAPE, len(CLASSES), limit_test), CLASSES
     suffix, read, meta = (
         (".bin", _read_binary, "batches.meta.txt") if layout.kind == "binary" else ("", _read_python, "batches.meta")
     )
@@ -119,7 +118,7 @@ def _check_binary_sizes(sizes: dict[Path, int], train_paths: list[Path]) -> None
     if _PUBLISHED_SIZE in sizes.values():
         expected_sizes = dict.fromkeys(sizes, _PUBLISHED_SIZE)
     else:
-        expected_sizes = dict.fromkeys(train_paths, max(sizes[path] for path in train_paths))
+        expected_sizes = dict.fromkeys(train_paths, statistics.mode(sizes[path] for path in train_paths))
     for path, expected_size in expected_sizes.items():
         if sizes[path] != expected_size:
             raise DataError(f"{path}: expected {expected_size} bytes like the other batches, found {sizes[path]} bytes")
@@ -157,10 +156,9 @@ def _read_classes(path: Path) -> tuple[str, ...]:
         with naming(path):
             names = [line.strip() for line in path.read_text("utf-8", errors="replace").splitlines() if line.strip()]
     else:
-        pickled = read_pickled_dict(path).get("label_names")
-        names = [
-            name.decode("utf-8", errors="replace") if isinstance(name, bytes) else str(name) for name in pickled or ()
-        ]
+        listed = read_pickled_dict(path).get("label_names")
+        strings = listed if isinstance(listed, list) else []
+        names = [name.decode("utf-8", errors="replace") if isinstance(name, bytes) else str(name) for name in strings]
     if len(names) != len(CLASSES):
         raise DataError(f"{path}: expected {len(CLASSES)} class names, found {len(names)}")
     return tuple(names)

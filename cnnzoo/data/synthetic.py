@@ -163,7 +163,7 @@ class _Canvas:
         checked = (labels % len(TEXTURES) == 1)[:, None, None]
         texture = np.clip(np.where(checked, along * across, along) * 4 + np.float32(0.5), 0, 1)
         first = draws.uniform(0, 1, 3)
-        first += draws.uniform(0, 0.9)[:, None] * (_LEANINGS[labels][:, :, None, None] - first)
+        first += draws.uniform(0.3, 1)[:, None] * (_LEANINGS[labels][:, :, None, None] - first)
         step = np.where(first < 0.5, np.float32(1), np.float32(-1)) * draws.uniform(0.25, 0.5, 3)
         self.lay(coverage, first + texture[:, None] * step)
 

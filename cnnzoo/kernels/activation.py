@@ -9,15 +9,15 @@ from numba import prange
 
 from cnnzoo.kernels.blocks import block_count, block_rows, row
 from cnnzoo.kernels.compile import kernel, worker
+from cnnzoo.kernels.simd import add, lanes, load, pointer, positive_part, store, where_positive
 
 
 @worker
-def _relu_rows(x, ldx, y, ldy, rows, channels):
-    zero = x.dtype.type(0)
-    for r in range(rows):
-        xr, yr = row(x, ldx, r, channels), row(y, ldy, r, channels)
-        for c in range(channels):
-            yr[c] = zero if xr[c] <= zero else xr[c]
+def _relu_rows(x, ldx, y, ldy, first, last, channels):
+    for r in range(first, last):
+        for c in range(0, channels, lanes(y)):
+            n = channels - c
+            store(y, r * ldy + c, n, positive_part(load(x, r * ldx + c, n)))
 
 
 @kernel("void(T[::1], i8, T[::1], i8, i8, i8)", parallel=True)
@@ -26,20 +26,18 @@ def relu_forward(x, ldx, y, ldy, rows, channels):
     size = block_rows(channels)
     for block in prange(block_count(rows, size)):
         first = np.int64(block) * size
-        _relu_rows(x[first * ldx :], ldx, y[first * ldy :], ldy, min(size, rows - first), channels)
+        _relu_rows(pointer(x), ldx, pointer(y), ldy, first, min(first + size, rows), channels)
 
 
 @worker
-def _relu_backward_rows(dy, lddy, y, ldy, dx, lddx, rows, channels, accumulate):
-    zero = y.dtype.type(0)
-    for r in range(rows):
-        dyr, yr, dxr = row(dy, lddy, r, channels), row(y, ldy, r, channels), row(dx, lddx, r, channels)
-        if accumulate:
-            for c in range(channels):
-                dxr[c] += dyr[c] if yr[c] > zero else zero
-        else:
-            for c in range(channels):
-                dxr[c] = dyr[c] if yr[c] > zero else zero
+def _relu_backward_rows(dy, lddy, y, ldy, dx, lddx, first, last, channels, accumulate):
+    for r in range(first, last):
+        for c in range(0, channels, lanes(y)):
+            n = channels - c
+            value = where_positive(load(y, r * ldy + c, n), load(dy, r * lddy + c, n))
+            if accumulate:
+                value = add(value, load(dx, r * lddx + c, n))
+            store(dx, r * lddx + c, n, value)
 
 
 @kernel("void(T[::1], i8, T[::1], i8, T[::1], i8, i8, i8, bool_)", parallel=True)
@@ -48,17 +46,8 @@ def relu_backward(dy, lddy, y, ldy, dx, lddx, rows, channels, accumulate):
     size = block_rows(channels)
     for block in prange(block_count(rows, size)):
         first = np.int64(block) * size
-        _relu_backward_rows(
-            dy[first * lddy :],
-            lddy,
-            y[first * ldy :],
-            ldy,
-            dx[first * lddx :],
-            lddx,
-            min(size, rows - first),
-            channels,
-            accumulate,
-        )
+        last = min(first + size, rows)
+        _relu_backward_rows(pointer(dy), lddy, pointer(y), ldy, pointer(dx), lddx, first, last, channels, accumulate)
 
 
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)

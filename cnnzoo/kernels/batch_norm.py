@@ -28,13 +28,15 @@ from numba import prange
 
 from cnnzoo.kernels.blocks import block_count, block_rows, row
 from cnnzoo.kernels.compile import kernel, worker
+from cnnzoo.kernels.simd import add, lanes, load, multiply_add, pointer, positive_part, store, subtract, where_positive
 
 
 @worker
 def block_statistics(x, ldx, rows, channels, partial):
     """Write the mean (partial[:channels]) and M2 (partial[channels : 2 * channels]) of `rows` >= 1 rows."""
     mean, m2 = row(partial, channels, 0, channels), row(partial, channels, 1, channels)
-    mean[:] = x[:channels]
+    for c in range(channels):
+        mean[c] = x[c]
     for r in range(1, rows):
         xr = row(x, ldx, r, channels)
         for c in range(channels):
@@ -122,56 +124,58 @@ def batch_norm_inference(gamma, beta, running_mean, running_var, eps, scale, shi
 
 
 @worker
-def _normalize_rows(x, ldx, scale, shift, residual, ldr, y, ldy, rows, channels, add, relu):
-    zero = x.dtype.type(0)
-    for r in range(rows):
-        xr, yr = row(x, ldx, r, channels), row(y, ldy, r, channels)
-        if add:
-            rr = row(residual, ldr, r, channels)
-            for c in range(channels):
-                z = xr[c] * scale[c] + shift[c] + rr[c]
-                yr[c] = zero if relu and z <= zero else z
-        else:
-            for c in range(channels):
-                z = xr[c] * scale[c] + shift[c]
-                yr[c] = zero if relu and z <= zero else z
+def _normalize_rows(x, ldx, scale, shift, residual, ldr, y, ldy, first, last, channels, add_residual, relu):
+    for r in range(first, last):
+        for c in range(0, channels, lanes(y)):
+            n = channels - c
+            z = multiply_add(load(x, r * ldx + c, n), load(scale, c, n), load(shift, c, n))
+            if add_residual:
+                z = add(z, load(residual, r * ldr + c, n))
+            if relu:
+                z = positive_part(z)
+            store(y, r * ldy + c, n, z)
 
 
 @kernel("void(T[::1], i8, T[::1], T[::1], T[::1], i8, T[::1], i8, i8, i8, bool_, bool_)", parallel=True)
-def normalize_forward(x, ldx, scale, shift, residual, ldr, y, ldy, rows, channels, add, relu):
-    """y = x scale + shift, + residual if `add`, max(that, 0) if `relu`; a NaN stays NaN. y may be x or residual.
+def normalize_forward(x, ldx, scale, shift, residual, ldr, y, ldy, rows, channels, add_residual, relu):
+    """y = x scale + shift, + residual if `add_residual`, max(that, 0) if `relu`; a NaN stays NaN. y may be x or residual.
 
-    scale and shift are T[channels]; residual may be empty if not `add`.
+    scale and shift are T[channels]; residual may be empty if not `add_residual`.
     """
     size = block_rows(channels)
     for block in prange(block_count(rows, size)):
         first = np.int64(block) * size
-        count = min(size, rows - first)
-        xb, rb, yb = x[first * ldx :], residual[first * ldr :], y[first * ldy :]
-        _normalize_rows(xb, ldx, scale, shift, rb, ldr, yb, ldy, count, channels, add, relu)
+        last = min(first + size, rows)
+        px, pr, py = pointer(x), pointer(residual), pointer(y)
+        _normalize_rows(
+            px, ldx, pointer(scale), pointer(shift), pr, ldr, py, ldy, first, last, channels, add_residual, relu
+        )
 
 
 @worker
-def _masked(dyr, xr, yr, scale, shift, c, relu, from_output):
-    """Return dz: dy where the ReLU's input was positive, read off its output or computed again; all of dy without."""
+def _masked(dy, dy_at, x, x_at, y, y_at, scale, shift, c, n, relu, from_output):
+    """Return dz: dy where the ReLU's input was positive, read off its output or computed again; without ReLU dy."""
+    dz = load(dy, dy_at + c, n)
     if relu:
-        z = yr[c] if from_output else xr[c] * scale[c] + shift[c]
-        return dyr[c] if z > 0 else dyr.dtype.type(0)
-    return dyr[c]
+        if from_output:
+            z = load(y, y_at + c, n)
+        else:
+            z = multiply_add(load(x, x_at + c, n), load(scale, c, n), load(shift, c, n))
+        dz = where_positive(z, dz)
+    return dz
 
 
 @worker
-def _backward_sums(dy, lddy, x, ldx, y, ldy, mean, inv_std, scale, shift, rows, channels, relu, from_output, partial):
-    sums, products = row(partial, channels, 0, channels), row(partial, channels, 1, channels)
-    partial[:] = 0
-    for r in range(rows):
-        dyr, xr, yr = row(dy, lddy, r, channels), row(x, ldx, r, channels), row(y, ldy, r, channels)
-        for c in range(channels):
-            dz = _masked(dyr, xr, yr, scale, shift, c, relu, from_output)
-            sums[c] += dz
-            products[c] += dz * (xr[c] - mean[c])
-    for c in range(channels):
-        products[c] *= inv_std[c]
+def _backward_sums(
+    dy, lddy, x, ldx, y, ldy, mean, scale, shift, first, last, channels, relu, from_output, sums, products
+):
+    for r in range(first, last):
+        for c in range(0, channels, lanes(dy)):
+            n = channels - c
+            dz = _masked(dy, r * lddy, x, r * ldx, y, r * ldy, scale, shift, c, n, relu, from_output)
+            centered = subtract(load(x, r * ldx + c, n), load(mean, c, n))
+            store(sums, c, n, add(load(sums, c, n), dz))
+            store(products, c, n, multiply_add(dz, centered, load(products, c, n)))
 
 
 @kernel(
@@ -189,12 +193,30 @@ def batch_norm_backward_sums(
     size = block_rows(channels)
     for block in prange(block_count(rows, size)):
         first = np.int64(block) * size
-        count = min(size, rows - first)
-        dyb, xb, yb = dy[first * lddy :], x[first * ldx :], y[first * ldy :]
         partial = row(partials, 2 * channels, block, 2 * channels)
+        partial[:] = 0
+        products = partial[channels:]
         _backward_sums(
-            dyb, lddy, xb, ldx, yb, ldy, mean, inv_std, scale, shift, count, channels, relu, from_output, partial
+            pointer(dy),
+            lddy,
+            pointer(x),
+            ldx,
+            pointer(y),
+            ldy,
+            pointer(mean),
+            pointer(scale),
+            pointer(shift),
+            first,
+            min(first + size, rows),
+            channels,
+            relu,
+            from_output,
+            pointer(partial),
+            pointer(products),
         )
+        # The sums so far are of dz (x - mean).
+        for c in range(channels):
+            products[c] *= inv_std[c]
 
 
 @kernel("void(T[::1], i8, T[::1], T[::1], T[::1], T[::1], T[::1], T[::1], T[::1], T[::1], bool_)")
@@ -236,24 +258,27 @@ def _backward_rows(
     lddx,
     dresidual,
     lddr,
-    rows,
+    first,
+    last,
     channels,
     relu,
     from_output,
     accumulate,
     residual_kind,
 ):
-    for r in range(rows):
-        dyr, xr, yr = row(dy, lddy, r, channels), row(x, ldx, r, channels), row(y, ldy, r, channels)
-        dxr, drr = row(dx, lddx, r, channels), row(dresidual, lddr, r, channels)
-        for j in range(channels):
-            dz = _masked(dyr, xr, yr, scale, shift, j, relu, from_output)
+    for r in range(first, last):
+        for j in range(0, channels, lanes(dx)):
+            n = channels - j
+            dz = _masked(dy, r * lddy, x, r * ldx, y, r * ldy, scale, shift, j, n, relu, from_output)
             if residual_kind == 1:
-                drr[j] = dz
+                store(dresidual, r * lddr + j, n, dz)
             elif residual_kind == 2:
-                drr[j] += dz
-            value = a[j] * dz + b[j] * xr[j] + c[j]
-            dxr[j] = dxr[j] + value if accumulate else value
+                store(dresidual, r * lddr + j, n, add(load(dresidual, r * lddr + j, n), dz))
+            value = multiply_add(load(b, j, n), load(x, r * ldx + j, n), load(c, j, n))
+            value = multiply_add(load(a, j, n), dz, value)
+            if accumulate:
+                value = add(load(dx, r * lddx + j, n), value)
+            store(dx, r * lddx + j, n, value)
 
 
 @kernel(
@@ -292,26 +317,24 @@ def batch_norm_backward(
     size = block_rows(channels)
     for block in prange(block_count(rows, size)):
         first = np.int64(block) * size
-        count = min(size, rows - first)
-        dyb, xb, yb = dy[first * lddy :], x[first * ldx :], y[first * ldy :]
-        dxb, drb = dx[first * lddx :], dresidual[first * lddr :]
         _backward_rows(
-            dyb,
+            pointer(dy),
             lddy,
-            xb,
+            pointer(x),
             ldx,
-            yb,
+            pointer(y),
             ldy,
-            scale,
-            shift,
-            a,
-            b,
-            c,
-            dxb,
+            pointer(scale),
+            pointer(shift),
+            pointer(a),
+            pointer(b),
+            pointer(c),
+            pointer(dx),
             lddx,
-            drb,
+            pointer(dresidual),
             lddr,
-            count,
+            first,
+            min(first + size, rows),
             channels,
             relu,
             from_output,

@@ -133,16 +133,11 @@ def _correlate_block(
     for k in range(0, depth, max(1, segment)):
         d = min(segment, depth - k)
         panels_at, panel_stride = column * depth + k * width, depth * width
-        if in_place:
-            x_at = first * ldx + k
-            multiply_block(
-                count, columns, d, x, x_at, ldx, 1, panels, panels_at, panel_stride, out, out_at, ldo, add
-            )  # fmt: skip
-        else:
+        a, a_at, lda = x, first * ldx + k, ldx
+        if not in_place:
             gather_block(g, first, count, k, k + d, x, ldx, kind, coefficients, z, ldz, scratch, scratch_at, ld)
-            multiply_block(
-                count, columns, d, scratch, scratch_at, ld, 1, panels, panels_at, panel_stride, out, out_at, ldo, add
-            )  # fmt: skip
+            a, a_at, lda = scratch, scratch_at, ld
+        multiply_block(count, columns, d, a, a_at, lda, 1, panels, panels_at, panel_stride, out, out_at, ldo, add)
         add = True
     if not direct:
         _scatter_block(g, first, count, column, columns, out, out_at, ldo, y, ldy, accumulate)
@@ -205,19 +200,13 @@ def _weight_gradient_block(
                     dy_kind, dy, at, dy_coefficients, g[COLUMNS], column, columns, z, z_at, scratch, to
                 )  # fmt: skip
             pack_rows(count, columns, scratch, rows_at, ld_rows, scratch, panels_at, ROW_BLOCK * width)
-        if in_place:
-            multiply_block(
-                rows, columns, count, x, first * ldx + k_from, 1, ldx,
-                scratch, panels_at, ROW_BLOCK * width, out, out_at, g[COLUMNS], add,
-            )  # fmt: skip
-        else:
-            gather_block(
-                g, first, count, k_from, k_from + rows, x, ldx, kind, coefficients, z, ldz, scratch, scratch_at, ld
-            )
-            multiply_block(
-                rows, columns, count, scratch, scratch_at, 1, ld,
-                scratch, panels_at, ROW_BLOCK * width, out, out_at, g[COLUMNS], add,
-            )  # fmt: skip
+        a, a_at, lda = x, first * ldx + k_from, ldx
+        if not in_place:
+            k_to = k_from + rows
+            gather_block(g, first, count, k_from, k_to, x, ldx, kind, coefficients, z, ldz, scratch, scratch_at, ld)
+            a, a_at, lda = scratch, scratch_at, ld
+        panel_stride, ldo = ROW_BLOCK * width, g[COLUMNS]
+        multiply_block(rows, columns, count, a, a_at, 1, lda, scratch, panels_at, panel_stride, out, out_at, ldo, add)
         add = True
 
 

@@ -5,14 +5,15 @@ from numba import prange
 
 from cnnzoo.kernels.blocks import block_count, block_rows, row
 from cnnzoo.kernels.compile import kernel, worker
+from cnnzoo.kernels.simd import add, lanes, load, pointer, store
 
 
 @worker
-def _add_rows(a, lda, b, ldb, y, ldy, rows, channels):
-    for r in range(rows):
-        ar, br, yr = row(a, lda, r, channels), row(b, ldb, r, channels), row(y, ldy, r, channels)
-        for c in range(channels):
-            yr[c] = ar[c] + br[c]
+def _add_rows(a, lda, b, ldb, y, ldy, first, last, channels):
+    for r in range(first, last):
+        for c in range(0, channels, lanes(y)):
+            n = channels - c
+            store(y, r * ldy + c, n, add(load(a, r * lda + c, n), load(b, r * ldb + c, n)))
 
 
 @kernel("void(T[::1], i8, T[::1], i8, T[::1], i8, i8, i8)", parallel=True)
@@ -21,8 +22,8 @@ def add_forward(a, lda, b, ldb, y, ldy, rows, channels):
     size = block_rows(channels)
     for block in prange(block_count(rows, size)):
         first = np.int64(block) * size
-        count = min(size, rows - first)
-        _add_rows(a[first * lda :], lda, b[first * ldb :], ldb, y[first * ldy :], ldy, count, channels)
+        last = min(first + size, rows)
+        _add_rows(pointer(a), lda, pointer(b), ldb, pointer(y), ldy, first, last, channels)
 
 
 @worker
@@ -48,7 +49,8 @@ def copy_rows(x, ldx, y, ldy, rows, channels, accumulate):
 
 @worker
 def _sum_rows(x, ldx, rows, channels, sums):
-    sums[:channels] = x[:channels]
+    for c in range(channels):
+        sums[c] = x[c]
     for r in range(1, rows):
         xr = row(x, ldx, r, channels)
         for c in range(channels):

@@ -13,7 +13,7 @@ from cnnzoo.training.observer import Observer
 if TYPE_CHECKING:
     from cnnzoo.training.trainer import Trainer
 
-_BAR = "{desc} {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} {rate_noinv_fmt}, {remaining} left{postfix}"
+_BAR = "{desc} {percentage:3.0f}%|{bar}| {rate_noinv_fmt}{postfix}"  # fits 80 columns
 
 
 class Progress(Observer):
@@ -114,7 +114,7 @@ class Progress(Observer):
         self._clock.update(share)
         if self._bar is not None and not self._bar.disable:
             left = self._clock.seconds_left
-            run_left = f", run {format_seconds(left)} left" if left is not None else ""
+            run_left = f", {format_seconds(left)} left" if left is not None else ""
             metrics = tally.metrics
             self._bar.set_postfix_str(f"loss {metrics.loss:.4f}, accuracy {metrics.accuracy:.1%}{run_left}", False)
             self._bar.update(tally.images - self._bar.n)

@@ -39,6 +39,8 @@ class Trainer:
     net : Network
         Usable at any time, after an interrupt too.
     optimizer : SGD
+    history : History or None
+        What the run did so far; None before `fit`.
 
     Raises
     ------
@@ -77,7 +79,7 @@ class Trainer:
         self.optimizer = SGD(
             self.net, config.lr, config.momentum, config.weight_decay, config.nesterov, config.momentum_form
         )
-        self._started = False
+        self.history: History | None = None
 
     def fit(self) -> History:
         """Train for the run's epochs and write the run's folder.
@@ -95,11 +97,10 @@ class Trainer:
         OSError
             The run's folder cannot be written.
         """
-        if self._started:
+        if self.history is not None:
             raise StateError("fit: expected a trainer that has not run, got one that has; make a new one")
-        self._started = True
         folder = RunFolder(self.config, self.dataset)
-        history = History(config=self.config, folder=folder.path)
+        self.history = history = History(config=self.config, folder=folder.path)
         self.observer.run_started(self, history)
         for epoch in range(self.config.epochs):
             record = self._run_epoch(epoch)
