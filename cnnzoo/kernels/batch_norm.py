@@ -138,9 +138,9 @@ def _normalize_rows(x, ldx, scale, shift, residual, ldr, y, ldy, first, last, ch
 
 @kernel("void(T[::1], i8, T[::1], T[::1], T[::1], i8, T[::1], i8, i8, i8, bool_, bool_)", parallel=True)
 def normalize_forward(x, ldx, scale, shift, residual, ldr, y, ldy, rows, channels, add_residual, relu):
-    """y = x scale + shift, + residual if `add_residual`, max(that, 0) if `relu`; a NaN stays NaN. y may be x or residual.
+    """y = x scale + shift, + residual if `add_residual`, max(that, 0) if `relu`; a NaN stays NaN.
 
-    scale and shift are T[channels]; residual may be empty if not `add_residual`.
+    scale and shift are T[channels]; residual may be empty if not `add_residual`. y may be x or residual.
     """
     size = block_rows(channels)
     for block in prange(block_count(rows, size)):

@@ -1,0 +1,149 @@
+"""One machine vector as a value in kernels: load, compute, store.
+
+Left to LLVM, a loop is vectorised if it can prove, when the loop starts, that its arrays do not overlap. In place they
+do, and the loop runs scalar; with many arrays LLVM does not try. A loop over these vectors needs no proof:
+
+    x, y = pointer(x), pointer(y)
+    for c in range(0, channels, lanes(x)):
+        n = channels - c
+        store(y, at + c, n, positive_part(load(x, at + c, n)))
+
+`load` and `store` take the first `n` elements where less than a vector is left, and no byte beyond them is touched.
+They take pointers because Numba counts references to arrays, and would go on counting in the inner loop.
+"""
+
+from llvmlite import ir
+from numba import types
+from numba.extending import intrinsic, models, register_model
+
+from cnnzoo.kernels.vectors import VECTOR_BYTES, _data, _Vectors
+
+
+class VectorType(types.Type):
+    """The type of one vector of `dtype`."""
+
+    def __init__(self, dtype):
+        self.dtype = dtype
+        super().__init__(name=f"Vector({dtype})")
+
+
+@register_model(VectorType)
+class VectorModel(models.PrimitiveModel):
+    """A vector is an LLVM vector of the host's width."""
+
+    def __init__(self, manager, vector):
+        element = ir.FloatType() if vector.dtype == types.float32 else ir.DoubleType()
+        super().__init__(manager, vector, ir.VectorType(element, VECTOR_BYTES * 8 // vector.dtype.bitwidth))
+
+
+@intrinsic
+def pointer(typingctx, x):
+    """Return the pointer to the first element of the array x."""
+
+    def codegen(context, builder, signature, arguments):
+        return _data(context, builder, signature.args[0], arguments[0])
+
+    return types.CPointer(x.dtype)(x), codegen
+
+
+@intrinsic
+def lanes(typingctx, x):
+    """Return how many elements a vector holds of the type that the pointer x points to."""
+
+    def codegen(context, builder, signature, arguments):
+        return ir.Constant(ir.IntType(64), VECTOR_BYTES * 8 // signature.args[0].dtype.bitwidth)
+
+    return types.int64(x), codegen
+
+
+@intrinsic
+def load(typingctx, x, at, count):
+    """Return x[at : at + lanes]; if count < lanes only the first `count` >= 1 are read and the others are 0."""
+
+    def codegen(context, builder, signature, arguments):
+        x, at, count = arguments
+        v = _Vectors(context, builder, signature.args[0].dtype)
+        place = v.pointer(x, at)
+        with builder.if_else(builder.icmp_signed(">=", count, count.type(v.lanes)), likely=True) as (whole, part):
+            with whole:
+                all_lanes, whole_block = v.load(place), builder.block
+            with part:
+                first_lanes, part_block = v.load(place, v.mask_below(count)), builder.block
+        value = builder.phi(v.type)
+        value.add_incoming(all_lanes, whole_block)
+        value.add_incoming(first_lanes, part_block)
+        return value
+
+    return VectorType(x.dtype)(x, types.int64, types.int64), codegen
+
+
+@intrinsic
+def store(typingctx, x, at, count, value):
+    """x[at : at + lanes] = value; if count < lanes only the first `count` >= 1 are written."""
+
+    def codegen(context, builder, signature, arguments):
+        x, at, count, value = arguments
+        v = _Vectors(context, builder, signature.args[0].dtype)
+        place = v.pointer(x, at)
+        with builder.if_else(builder.icmp_signed(">=", count, count.type(v.lanes)), likely=True) as (whole, part):
+            with whole:
+                v.store(value, place)
+            with part:
+                v.store(value, place, v.mask_below(count))
+        return context.get_dummy_value()
+
+    return types.void(x, types.int64, types.int64, value), codegen
+
+
+@intrinsic
+def add(typingctx, a, b):
+    """Return a + b."""
+
+    def codegen(context, builder, signature, arguments):
+        return builder.fadd(*arguments)
+
+    return a(a, b), codegen
+
+
+@intrinsic
+def subtract(typingctx, a, b):
+    """Return a - b."""
+
+    def codegen(context, builder, signature, arguments):
+        return builder.fsub(*arguments)
+
+    return a(a, b), codegen
+
+
+@intrinsic
+def multiply_add(typingctx, a, b, c):
+    """Return a * b + c, rounded once where the machine can."""
+
+    def codegen(context, builder, signature, arguments):
+        return _Vectors(context, builder, signature.args[0].dtype).multiply_add(*arguments)
+
+    return a(a, b, c), codegen
+
+
+@intrinsic
+def positive_part(typingctx, a):
+    """Return max(a, 0); a NaN stays NaN."""
+
+    def codegen(context, builder, signature, arguments):
+        (a,) = arguments
+        zero = _Vectors(context, builder, signature.args[0].dtype).zero
+        return builder.select(builder.fcmp_ordered("<=", a, zero), zero, a)
+
+    return a(a), codegen
+
+
+@intrinsic
+def where_positive(typingctx, a, value):
+    """Return `value` where a > 0, else 0."""
+
+    def codegen(context, builder, signature, arguments):
+        a, value = arguments
+        zero = _Vectors(context, builder, signature.args[0].dtype).zero
+        return builder.select(builder.fcmp_ordered(">", a, zero), value, zero)
+
+    return a(a, value), codegen
