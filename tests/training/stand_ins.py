@@ -1,0 +1,58 @@
+"""What trainer tests use instead of real networks and downloads: small, and with no kernels to compile."""
+
+import numpy as np
+
+
+class LinearNetwork:
+    """Softmax regression in NumPy, with the face of `cnnzoo.graph.network.Network` that training uses."""
+
+    def __init__(self, num_classes, image_shape, dtype="float32", seed=0):
+        self.image_shape, self.num_classes = image_shape, num_classes
+        features = int(np.prod(image_shape))
+        rng = np.random.default_rng(seed)
+        self.parameter_arena = (0.01 * rng.standard_normal(num_classes * (features + 1))).astype(dtype)
+        self.gradient_arena = np.zeros_like(self.parameter_arena)
+        self.training_flags = []
+
+    num_parameters = property(lambda self: self.parameter_arena.size)
+
+    def _split(self, arena):
+        w, b = np.split(arena, [arena.size - self.num_classes])
+        return w.reshape(self.num_classes, -1), b
+
+    def forward(self, images, training=False):
+        self.training_flags.append(training)
+        self._x = images.reshape(len(images), -1)
+        w, b = self._split(self.parameter_arena)
+        with np.errstate(over="ignore", invalid="ignore"):  # as real networks, silent when they diverge
+            return self._x @ w.T + b
+
+    def backward(self, dlogits, accumulate=False):
+        dw, db = self._split(self.gradient_arena)
+        dw[:] = dlogits.T @ self._x
+        db[:] = dlogits.sum(axis=0)
+
+    def state_dict(self):
+        w, b = self._split(self.parameter_arena)
+        return {"fc.weight": w.copy(), "fc.bias": b.copy()}
+
+    def load_state_dict(self, weights):
+        w, b = self._split(self.parameter_arena)
+        w[:], b[:] = weights["fc.weight"], weights["fc.bias"]
+
+
+def make_linear_network(model, num_classes=10, seed=0, image_shape=None, dtype="float32", dropout=None):
+    """Stand in for `create_model`."""
+    return LinearNetwork(num_classes, image_shape, dtype, seed)
+
+
+def write_cifar10(folder, images_a_file=20, seed=0):
+    """Write small files in CIFAR-10's binary layout, noisy copies of a picture for each class; return their folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    rng = np.random.default_rng(seed)
+    templates = rng.integers(0, 200, (10, 3072), dtype=np.uint8)
+    for name in [*(f"data_batch_{number}" for number in range(1, 6)), "test_batch"]:
+        labels = rng.integers(0, 10, (images_a_file, 1), dtype=np.uint8)
+        pixels = templates[labels[:, 0]] + rng.integers(0, 56, (images_a_file, 3072), dtype=np.uint8)
+        np.concatenate([labels, pixels], axis=1).tofile(folder / f"{name}.bin")
+    return folder
