@@ -7,7 +7,7 @@ import numpy as np
 from cnnzoo.errors import DataError
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Split:
     """Pictures and their labels.
 
@@ -38,7 +38,7 @@ class Split:
         return len(self.images)
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Dataset:
     """A training and a test split with what is needed to use and to name them.
 

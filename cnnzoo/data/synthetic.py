@@ -2,8 +2,8 @@
 
 Ten classes of 32x32 color pictures: five shapes, each filled with stripes or with checks. A class is a shape *and* a
 texture. Each leans to a color, as things in photographs do; place, size, tilt, the texture's scale and direction, the
-background, clutter behind and in front, light and noise tell nothing of it. A linear classifier is right about a third
-of the time.
+background, clutter behind and in front, light and noise tell nothing of it. A linear classifier is right
+two times in five, a small convolutional network three times in four.
 
 Picture i of a split is a function of (seed, split, i). All arithmetic is integer operations and correctly rounded
 float32 additions, multiplications, divisions and square roots, so the bytes are the same on any machine.
@@ -93,7 +93,7 @@ def _star(u: _Plane, v: _Plane) -> _Plane:
         u, v = u - 2 * side * cos36 * over, v + 2 * sin36 * over
     u = abs(u)
     # The edge from the point (0, 1.15) inwards to the notch; its normal has length 1.
-    return (u * np.float32(0.88) + (v - np.float32(1.15)) * np.float32(0.475)).astype(np.float32)
+    return u * np.float32(0.88) + (v - np.float32(1.15)) * np.float32(0.475)
 
 
 def _cross(u: _Plane, v: _Plane) -> _Plane:
@@ -163,7 +163,7 @@ class _Canvas:
         checked = (labels % len(TEXTURES) == 1)[:, None, None]
         texture = np.clip(np.where(checked, along * across, along) * 4 + np.float32(0.5), 0, 1)
         first = draws.uniform(0, 1, 3)
-        first += draws.uniform(0.3, 1)[:, None] * (_LEANINGS[labels][:, :, None, None] - first)
+        first += draws.uniform(0.25, 0.95)[:, None] * (_LEANINGS[labels][:, :, None, None] - first)
         step = np.where(first < 0.5, np.float32(1), np.float32(-1)) * draws.uniform(0.25, 0.5, 3)
         self.lay(coverage, first + texture[:, None] * step)
 
@@ -172,8 +172,9 @@ class _Canvas:
         draws = self.draws
         light, haze = draws.uniform(0.7, 1.0), draws.uniform(0, 0.1)
         pixels = self.pixels * light[:, None] + haze[:, None]
-        noise = draws.bits(pixels[0].size // 4).view(np.uint8).reshape(2, len(pixels), 3, SIZE, SIZE)
-        grain = noise[0].astype(np.float32) - noise[1].astype(np.float32)
+        octets = draws.bits(pixels[0].size // 4).astype("<u8", copy=False).view(np.uint8)
+        noise = octets.reshape(len(pixels), 2, 3, SIZE, SIZE).astype(np.float32)
+        grain = noise[:, 0] - noise[:, 1]
         pixels = pixels * 255 + grain * draws.uniform(0.04, 0.2)[:, None]
         return np.clip(pixels + np.float32(0.5), 0, 255).astype(np.uint8)
 
