@@ -4,8 +4,10 @@ import csv
 import io
 import json
 import re
+import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,6 +21,8 @@ from cnnzoo.training import progress as progress_module
 from cnnzoo.training import trainer as trainer_module
 from cnnzoo.training.progress import Progress, format_seconds
 from tests.training.stand_ins import make_linear_network, write_cifar10
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
@@ -201,6 +205,49 @@ def test_interrupt_exits_with_130_and_one_line(run, data, monkeypatch):
     folder = output.splitlines()[-1].removeprefix("run: ")
     assert code == 130
     assert errors == f"cnnzoo train: interrupted in epoch 1 of 4; {folder} has the metrics of the epochs before it\n"
+
+
+# The command in a process of its own, with softmax regression in the network's place.
+_LINEAR_COMMAND = """
+import sys
+from cnnzoo import train
+from cnnzoo.training import trainer
+from tests.training.stand_ins import make_linear_network
+trainer.create_model = make_linear_network
+sys.exit(train.main(sys.argv[1:]))
+"""
+
+
+def _start(data, tmp_path, *arguments):
+    command = [sys.executable, "-u", "-c", _LINEAR_COMMAND, "--model", "linear", "--data-dir", data, "--lr", "1e-4"]
+    command += ["--output-dir", tmp_path / "runs", "--epochs", "1000000", *arguments]
+    return subprocess.Popen(
+        [str(part) for part in command], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT
+    )
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGINT to send to another process")
+def test_ctrl_c_leaves_whole_files(data, tmp_path):
+    with _start(data, tmp_path) as process:
+        folder = next(line for line in process.stdout if line.startswith("run: "))[5:].strip()
+        next(line for line in process.stdout if line.startswith("epoch 2/"))
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert re.fullmatch(r"cnnzoo train: interrupted in epoch \d+ of 1000000; .* has the metrics of .*\n", errors)
+    rows = (Path(folder) / "metrics.csv").read_text().splitlines()
+    assert len(rows) >= 3
+    assert {row.count(",") for row in rows} == {rows[0].count(",")}
+    assert sorted(path.name for path in Path(folder).iterdir()) == ["config.json", "environment.json", "metrics.csv"]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows reports a closed pipe otherwise")
+def test_reader_that_goes_away_ends_the_run_quietly(data, tmp_path):
+    with _start(data, tmp_path) as process:
+        process.stdout.readline()
+        process.stdout.close()
+        errors = process.stderr.read()
+    assert (process.returncode, errors) == (1, "")
 
 
 @pytest.mark.parametrize(
