@@ -1,0 +1,61 @@
+"""Where each array of a plan lies in one arena: lifetimes in, offsets out.
+
+A value lives from the step that writes it to the last step that reads it. Values whose lives overlap get places that
+do not; the others share. Placing the largest first, each at the lowest free offset, comes close to the lower bound
+for these networks (Pisarchyk and Lee, "Efficient Memory Management for Deep Neural Net Inference", 2020).
+"""
+
+from dataclasses import dataclass
+
+ALIGNMENT = 64  # bytes: a cache line, and the widest vector
+
+
+@dataclass(eq=False)
+class Value:
+    """An array of the arena.
+
+    Attributes
+    ----------
+    size : int
+        Bytes.
+    first, last : int
+        The steps between which it lives, both included.
+    offset : int
+        Bytes from the start of the arena; set by `place`.
+    """
+
+    size: int
+    first: int
+    last: int
+    offset: int = -1
+
+    def read_at(self, step: int) -> None:
+        """Keep the value alive up to `step`."""
+        self.last = max(self.last, step)
+
+
+def place(values: list[Value]) -> int:
+    """Set the offset of every value and return the size of the arena in bytes."""
+    placed: list[Value] = []
+    total = 0
+    for value in sorted(values, key=lambda v: (-v.size, v.first, v.last)):
+        neighbors = sorted(
+            (v for v in placed if v.first <= value.last and value.first <= v.last), key=lambda v: v.offset
+        )
+        value.offset = _lowest_gap(neighbors, _aligned(value.size))
+        placed.append(value)
+        total = max(total, value.offset + _aligned(value.size))
+    return total
+
+
+def _lowest_gap(neighbors: list[Value], size: int) -> int:
+    offset = 0
+    for other in neighbors:
+        if other.offset - offset >= size:
+            break
+        offset = max(offset, other.offset + _aligned(other.size))
+    return offset
+
+
+def _aligned(size: int) -> int:
+    return -(-size // ALIGNMENT) * ALIGNMENT

@@ -1,0 +1,260 @@
+"""A network that can be run, trained, saved and loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+
+import numpy as np
+
+from cnnzoo.errors import ConfigError, ModelError, StateError, WeightsError
+from cnnzoo.graph.initializers import stream
+from cnnzoo.graph.liveness import ALIGNMENT
+from cnnzoo.graph.operator import Operator, Parameter
+from cnnzoo.graph.passes import DEFAULT_PASSES
+from cnnzoo.graph.plan import OperatorArrays, Plan
+from cnnzoo.graph.tensor import Graph
+from cnnzoo.kernels.elementwise import nchw_to_nhwc
+
+_IGNORED = "num_batches_tracked"  # PyTorch's batch norms save it; nothing here depends on it
+
+
+class _Slot:
+    """A parameter's place in the arenas."""
+
+    def __init__(self, parameter: Parameter, start: int):
+        self.parameter = parameter
+        self.start, self.stop = start, start + parameter.size
+
+
+class Network:
+    """A graph with its weights.
+
+    Parameters
+    ----------
+    graph : Graph
+        From images to logits.
+    name : str
+        The model's.
+    seed : int
+        Of the initial weights, and of dropout.
+    dtype : dtype
+        float32 or float64, of weights and activations.
+    passes : iterable of callable
+        Rewritings of the graph, in order.
+
+    Attributes
+    ----------
+    image_shape : tuple of int
+        (channels, height, width).
+    num_classes : int
+    num_parameters : int
+    parameter_names : list of str
+        In the order of the network.
+    parameter_arena, gradient_arena : ndarray of dtype, 1-d
+        All parameters and their gradients in the kernels' layouts, in the order in which backward produces them.
+        Between parameters may lie unused elements, which are zero in both.
+    random_step : int
+        Counts the forward passes in training; each draws its own dropout masks. May be set, to repeat a pass.
+    """
+
+    def __init__(
+        self,
+        graph: Graph,
+        *,
+        name: str,
+        seed: int = 0,
+        dtype: str | np.dtype = "float32",
+        passes: Iterable[Callable[[Graph], Graph]] = DEFAULT_PASSES,
+    ):
+        if np.dtype(dtype) not in (np.float32, np.float64):
+            raise ConfigError(f"dtype: expected float32 or float64, got {np.dtype(dtype)}")
+        self.name, self.seed, self.dtype = name, seed, np.dtype(dtype)
+        operators = [node.operator for node in graph.nodes]
+        for rewrite in passes:
+            graph = rewrite(graph)
+        self.graph = graph
+        extent = graph.input.extent
+        self.image_shape = (extent.channels, extent.height, extent.width)
+        self.num_classes = graph.output.extent.size
+        self.random_step = 0
+        self._slots: dict[str, _Slot] = {}
+        self._buffers: dict[str, np.ndarray] = {}
+        self._arrays: dict[Operator, OperatorArrays] = {}
+        self._allocate(operators)
+        self._initialize()
+        self._plans: dict[tuple[int, bool], Plan] = {}
+        self._arena = np.empty(0, np.uint8)
+        self._pending: Plan | None = None  # the plan whose forward pass waits for its backward pass
+
+    @property
+    def num_parameters(self) -> int:
+        return sum(slot.parameter.size for slot in self._slots.values())
+
+    @property
+    def parameter_names(self) -> list[str]:
+        return list(self._slots)
+
+    def parameter_segments(self) -> list[tuple[str, int, int, int]]:
+        """Return name, start, stop and number of dimensions of each parameter, by its place in the arenas."""
+        segments = [(name, s.start, s.stop, len(s.parameter.shape)) for name, s in self._slots.items()]
+        return sorted(segments, key=lambda segment: segment[1])
+
+    # Running ---------------------------------------------------------------------------------------------------------
+
+    def forward(self, images: np.ndarray, training: bool = False) -> np.ndarray:
+        """Return the logits of a batch.
+
+        Parameters
+        ----------
+        images : ndarray of float [N, C, H, W]
+            Normalized. Converted to the network's type where they are of another one.
+        training : bool
+            Use the batch's statistics and dropout, and keep what `backward` needs.
+
+        Returns
+        -------
+        ndarray of dtype [N, num_classes]
+            The caller's to keep.
+
+        Raises
+        ------
+        ModelError
+            The images are not of the network's shape, or there are none.
+        """
+        images = self._checked(images)
+        plan = self._plan(len(images), training)
+        x, y = plan.activation(self.graph.input), plan.activation(self.graph.output)
+        channels, height, width = self.image_shape
+        nchw_to_nhwc(images.reshape(-1), x.data, x.ld, len(images), channels, height * width)
+        step = self.random_step
+        plan.forward(lambda k: hash((self.seed, step, k)) & (2**64 - 1))
+        self._pending = plan if training else None
+        self.random_step += training
+        return y.data.reshape(len(images), self.num_classes).copy()
+
+    def backward(self, dlogits: np.ndarray, accumulate: bool = False) -> None:
+        """Compute the gradients of all parameters from the loss's gradient with respect to the logits.
+
+        Parameters
+        ----------
+        dlogits : ndarray of float [N, num_classes]
+            For the batch of the last `forward`, which must have been in training.
+        accumulate : bool
+            Add to the gradients instead of overwriting them.
+
+        Raises
+        ------
+        StateError
+            There was no forward pass in training since the last backward pass.
+        ModelError
+            `dlogits` is not of the logits' shape.
+        """
+        plan = self._pending
+        if plan is None:
+            raise StateError("backward: expected a forward pass with training=True before it, got none")
+        expected = (plan.images, self.num_classes)
+        dlogits = np.asarray(dlogits)
+        if dlogits.shape != expected:
+            raise ModelError(f"dlogits: expected shape {expected}, got {dlogits.shape}")
+        self._pending = None
+        plan.gradient(self.graph.output).data[:] = dlogits.reshape(-1)
+        plan.backward(accumulate)
+
+    def arena_bytes(self, images: int, training: bool) -> int:
+        """Return the bytes of activations, gradients of activations and scratch that a batch of `images` takes."""
+        return Plan(self.graph, images, training, self.dtype).arena_bytes
+
+    def _checked(self, images: np.ndarray) -> np.ndarray:
+        images = np.asarray(images)
+        if images.ndim != 4 or images.shape[1:] != self.image_shape or len(images) == 0:
+            expected = ", ".join(map(str, self.image_shape))
+            raise ModelError(f"{self.name}: expected images of shape [N, {expected}] with N > 0, got {images.shape}")
+        if images.dtype.kind != "f":
+            raise ModelError(f"{self.name}: expected normalized images of a floating type, got {images.dtype}")
+        images = np.ascontiguousarray(images, self.dtype)
+        return images if images.flags.writeable else images.copy()
+
+    def _plan(self, images: int, training: bool) -> Plan:
+        key = (images, training)
+        if key not in self._plans:
+            self._plans[key] = Plan(self.graph, images, training, self.dtype)
+        plan = self._plans[key]
+        if plan.arena_bytes > self._arena.size:
+            self._arena = _aligned_zeros(plan.arena_bytes, np.dtype(np.uint8))
+        plan.bind(self._arena, self._arrays)
+        return plan
+
+    # Weights ---------------------------------------------------------------------------------------------------------
+
+    def gradients(self) -> dict[str, np.ndarray]:
+        """Return a copy of every parameter's gradient under PyTorch's name, in PyTorch's layout."""
+        return {name: self._public(self.gradient_arena, slot) for name, slot in self._slots.items()}
+
+    def state_dict(self) -> dict[str, np.ndarray]:
+        """Return a copy of every parameter and running statistic under PyTorch's name, in PyTorch's layout."""
+        state = {name: self._public(self.parameter_arena, slot) for name, slot in self._slots.items()}
+        return state | {name: array.copy() for name, array in self._buffers.items()}
+
+    def load_state_dict(self, mapping: Mapping[str, np.ndarray]) -> None:
+        """Take the values of `mapping`, named and laid out as in `state_dict`; `num_batches_tracked` is ignored.
+
+        Raises
+        ------
+        WeightsError
+            Names are missing or unexpected, or shapes do not fit: all are listed, and nothing is changed.
+        """
+        arrays = {name: np.asarray(a) for name, a in mapping.items() if name.rpartition(".")[2] != _IGNORED}
+        shapes = {name: slot.parameter.shape for name, slot in self._slots.items()}
+        shapes |= {name: array.shape for name, array in self._buffers.items()}
+        problems = [f"{name} is missing" for name in shapes if name not in arrays]
+        problems += [f"{name} is unexpected" for name in arrays if name not in shapes]
+        problems += [
+            f"{name} has shape {arrays[name].shape} instead of {shape}"
+            for name, shape in shapes.items()
+            if name in arrays and arrays[name].shape != shape
+        ]
+        if problems:
+            raise WeightsError(f"weights do not fit {self.name}: {'; '.join(problems)}")
+        for name, slot in self._slots.items():
+            self._set(slot, arrays[name])
+        for name, buffer in self._buffers.items():
+            buffer[:] = arrays[name]
+
+    def _public(self, arena: np.ndarray, slot: _Slot) -> np.ndarray:
+        parameter = slot.parameter
+        return np.array(parameter.to_public(arena[slot.start : slot.stop]).reshape(parameter.shape), order="C")
+
+    def _set(self, slot: _Slot, array: np.ndarray) -> None:
+        self.parameter_arena[slot.start : slot.stop] = slot.parameter.to_internal(array).reshape(-1)
+
+    def _allocate(self, operators: list[Operator]) -> None:
+        """Lay out parameters and gradients, each from a cache line on, last operator first; make the buffers."""
+        line = ALIGNMENT // self.dtype.itemsize
+        size = 0
+        slots = {}
+        for operator in reversed(operators):
+            for parameter in operator.parameters:
+                slots[f"{operator.name}.{parameter.name}"] = _Slot(parameter, size)
+                size += -(-parameter.size // line) * line
+        self.parameter_arena = _aligned_zeros(size, self.dtype)
+        self.gradient_arena = _aligned_zeros(size, self.dtype)
+        for operator in operators:
+            own = {p.name: slots[f"{operator.name}.{p.name}"] for p in operator.parameters}
+            buffers = {b.name: np.full(b.size, b.initial, self.dtype) for b in operator.buffers}
+            self._slots |= {f"{operator.name}.{name}": slot for name, slot in own.items()}
+            self._buffers |= {f"{operator.name}.{name}": buffer for name, buffer in buffers.items()}
+            self._arrays[operator] = OperatorArrays(
+                weights={name: self.parameter_arena[slot.start : slot.stop] for name, slot in own.items()},
+                gradients={name: self.gradient_arena[slot.start : slot.stop] for name, slot in own.items()},
+                buffers=buffers,
+            )
+
+    def _initialize(self) -> None:
+        for name, slot in self._slots.items():
+            self._set(slot, slot.parameter.initializer(stream(self.seed, name), slot.parameter.shape))
+
+
+def _aligned_zeros(size: int, dtype: np.dtype) -> np.ndarray:
+    raw = np.zeros(size * dtype.itemsize + ALIGNMENT, np.uint8)
+    start = -raw.ctypes.data % ALIGNMENT
+    return raw[start : start + size * dtype.itemsize].view(dtype)

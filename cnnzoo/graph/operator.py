@@ -1,0 +1,172 @@
+"""What an operator is: its shape rule, its parameters, what it keeps for backward, and the kernels it calls."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from cnnzoo.graph.initializers import Initializer
+from cnnzoo.graph.tensor import Extent
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """A trainable array of an operator.
+
+    Attributes
+    ----------
+    name : str
+        PyTorch's: "weight" or "bias".
+    shape : tuple of int
+        PyTorch's.
+    initializer : Initializer
+    to_internal, to_public : callable
+        Between PyTorch's layout and the kernels'; each returns an array of the other shape, which may be a view.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    initializer: Initializer
+    to_internal: Callable[[np.ndarray], np.ndarray] = lambda array: array
+    to_public: Callable[[np.ndarray], np.ndarray] = lambda array: array
+
+    @property
+    def size(self) -> int:
+        return int(np.prod(self.shape))
+
+
+class Buffer(NamedTuple):
+    """An array of an operator that is saved with the weights but not trained."""
+
+    name: str
+    size: int
+    initial: float
+
+
+class Matrix(NamedTuple):
+    """A pixel matrix bound to memory: row r, channel c at ``data[r * ld + c]``."""
+
+    data: np.ndarray
+    ld: int
+    rows: int
+    channels: int
+
+
+@dataclass
+class Requirements:
+    """What a node needs at one batch size.
+
+    Attributes
+    ----------
+    state : object
+        Computed once by the operator and handed back to it in the context.
+    kept : dict of str to (int, dtype or None)
+        Arrays that forward writes and backward (or a later forward step) reads; None stands for the real type.
+    forward_scratch, backward_scratch : int
+        Elements of the real type that live during one step.
+    """
+
+    state: Any = None
+    kept: dict[str, tuple[int, np.dtype | None]] = field(default_factory=dict)
+    forward_scratch: int = 0
+    backward_scratch: int = 0
+
+
+@dataclass
+class Context:
+    """All that a node's kernels work on, in one plan.
+
+    Attributes
+    ----------
+    images : int
+    training : bool
+    state : object
+        As in `Requirements`.
+    x, dx : list of Matrix
+        One for each input; None in `dx` where no gradient is wanted.
+    y, dy : Matrix
+    accumulate : list of bool
+        For each input: add to `dx`, since another node has written it, instead of overwriting it.
+    kept : dict of str to ndarray
+    borrowed : dict of str to (ndarray, object)
+        Arrays that other nodes keep, as in `Operator.borrows`, with the other node's state.
+    scratch, backward_scratch : ndarray
+    weights, gradients, buffers : dict of str to ndarray
+        Flat, in the kernels' layout.
+    accumulate_gradients : bool
+        Set for each backward pass: add to `gradients`.
+    random_key : int
+        Set for each forward pass: differs between passes and nodes.
+    """
+
+    images: int
+    training: bool
+    state: Any
+    x: list[Matrix]
+    y: Matrix
+    weights: dict[str, np.ndarray]
+    gradients: dict[str, np.ndarray]
+    buffers: dict[str, np.ndarray]
+    kept: dict[str, np.ndarray]
+    borrowed: dict[str, tuple[np.ndarray, Any]]
+    scratch: np.ndarray
+    backward_scratch: np.ndarray
+    dx: list[Matrix | None] = field(default_factory=list)
+    dy: Matrix | None = None
+    accumulate: list[bool] = field(default_factory=list)
+    accumulate_gradients: bool = False
+    random_key: int = 0
+
+
+class Operator:
+    """Base of all operators; an instance belongs to one node.
+
+    Attributes
+    ----------
+    name : str
+        Prefix of its parameters, and what it is called in messages.
+    saves_inputs : tuple of int
+        Inputs that backward reads.
+    saves_output : bool
+        Backward reads the output.
+    forward_in_place, backward_in_place : bool
+        The output may take the place of the first input, the first input's gradient that of the output's.
+    parameters : tuple of Parameter
+    buffers : tuple of Buffer
+    borrows : tuple of str
+        Names of arrays that the node of the first input keeps and forward reads.
+    """
+
+    saves_inputs: tuple[int, ...] = ()
+    saves_output: bool = False
+    forward_in_place: bool = False
+    backward_in_place: bool = False
+    parameters: tuple[Parameter, ...] = ()
+    buffers: tuple[Buffer, ...] = ()
+    borrows: tuple[str, ...] = ()
+
+    def __init__(self, name: str):
+        self.name = name
+
+    @property
+    def kind(self) -> str:
+        return type(self).__name__
+
+    def output_extent(self, *inputs: Extent) -> Extent:
+        """Return the extent of the output; by default that of the first input."""
+        return inputs[0]
+
+    def requirements(self, images: int, training: bool, dtype: np.dtype, *inputs: Extent) -> Requirements:
+        """Return what a node needs for a batch of `images`."""
+        return Requirements()
+
+    def forward(self, c: Context) -> None:
+        """Compute c.y from c.x."""
+        raise AssertionError(f"{self.kind} has no forward pass")
+
+    def backward(self, c: Context) -> None:
+        """Compute c.dx and c.gradients from c.dy and what was saved; c.dx[i] is added to if c.accumulate[i]."""
+        raise AssertionError(f"{self.kind} has no backward pass")

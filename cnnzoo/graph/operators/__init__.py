@@ -1,0 +1,1 @@
+"""The operators: shape rule, forward and backward of each in one place."""

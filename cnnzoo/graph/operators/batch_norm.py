@@ -1,0 +1,110 @@
+"""Batch normalization, alone or with the addition and the ReLU that follow it."""
+
+import numpy as np
+
+from cnnzoo.graph.initializers import ones, zeros
+from cnnzoo.graph.operator import Buffer, Context, Operator, Parameter, Requirements
+from cnnzoo.graph.tensor import Extent
+from cnnzoo.kernels.batch_norm import (
+    batch_norm_backward,
+    batch_norm_backward_finish,
+    batch_norm_backward_sums,
+    batch_norm_finish,
+    batch_norm_inference,
+    batch_norm_statistics,
+    normalize_forward,
+)
+from cnnzoo.kernels.blocks import block_count, block_rows
+
+NO_RESIDUAL, WRITE_RESIDUAL, ADD_TO_RESIDUAL = range(3)
+
+
+class BatchNorm(Operator):
+    """y = relu?(gamma (x - mean) / sqrt(var + eps) + beta + residual?), statistics over images and pixels.
+
+    Ioffe and Szegedy, "Batch Normalization", ICML 2015. Training uses the batch's statistics (biased variance) and
+    updates the running ones (unbiased variance) as PyTorch does: new = (1 - momentum) old + momentum batch. Inference
+    uses the running ones. The addition and the ReLU are set by the fusion passes; a second input is the residual.
+
+    Parameters
+    ----------
+    name : str
+    channels : int
+    eps, momentum : float
+    """
+
+    saves_inputs = (0,)
+    forward_in_place = True
+    backward_in_place = True
+
+    def __init__(self, name: str, channels: int, eps: float = 1e-5, momentum: float = 0.1):
+        super().__init__(name)
+        self.eps, self.momentum = eps, momentum
+        self.add = self.relu = False
+        self.parameters = (Parameter("weight", (channels,), ones), Parameter("bias", (channels,), zeros))
+        self.buffers = (Buffer("running_mean", channels, 0.0), Buffer("running_var", channels, 1.0))
+
+    @property
+    def kind(self) -> str:
+        return "BatchNorm" + "+Add" * self.add + "+ReLU" * self.relu
+
+    @property
+    def saves_output(self) -> bool:  # type: ignore[override]
+        """The ReLU's mask is seen in the input, but not where a residual was added."""
+        return self.add and self.relu
+
+    def requirements(self, images: int, training: bool, dtype: np.dtype, *inputs: Extent) -> Requirements:
+        rows, channels = images * inputs[0].pixels, inputs[0].channels
+        needs = Requirements(kept={"scale": (channels, None), "shift": (channels, None)})
+        if training:
+            partials = block_count(rows, block_rows(channels)) * 2 * channels
+            needs.kept |= {"mean": (channels, None), "inv_std": (channels, None)}
+            needs.forward_scratch = 0 if self.borrows else partials
+            needs.backward_scratch = partials + 3 * channels
+        return needs
+
+    def forward(self, c: Context) -> None:
+        x, y, scale, shift = c.x[0], c.y, c.kept["scale"], c.kept["shift"]
+        gamma, beta = c.weights["weight"], c.weights["bias"]
+        running_mean, running_var = c.buffers["running_mean"], c.buffers["running_var"]
+        if c.training:
+            if self.borrows:
+                partials, producer = c.borrowed["statistics"]
+                rows_per_block = producer.forward.statistics_rows
+            else:
+                partials, rows_per_block = c.scratch, block_rows(x.channels)
+                batch_norm_statistics(x.data, x.ld, x.rows, x.channels, rows_per_block, partials)
+            batch_norm_finish(
+                partials, x.rows, rows_per_block, gamma, beta, self.eps, self.momentum, running_mean, running_var,
+                c.kept["mean"], c.kept["inv_std"], scale, shift,
+            )  # fmt: skip
+        else:
+            batch_norm_inference(gamma, beta, running_mean, running_var, self.eps, scale, shift)
+        residual = c.x[1] if self.add else x
+        normalize_forward(
+            x.data, x.ld, scale, shift, residual.data, residual.ld, y.data, y.ld, x.rows, x.channels,
+            self.add, self.relu,
+        )  # fmt: skip
+
+    def backward(self, c: Context) -> None:
+        x, y, dy, dx = c.x[0], c.y, c.dy, c.dx[0]
+        channels = x.channels
+        mean, inv_std, scale, shift = (c.kept[name] for name in ("mean", "inv_std", "scale", "shift"))
+        a, b, constant, partials = np.split(c.backward_scratch, [channels, 2 * channels, 3 * channels])
+        from_output = self.add
+        batch_norm_backward_sums(
+            dy.data, dy.ld, x.data, x.ld, y.data, y.ld, mean, inv_std, scale, shift, x.rows, channels,
+            self.relu, from_output, partials,
+        )  # fmt: skip
+        batch_norm_backward_finish(
+            partials, x.rows, c.weights["weight"], mean, inv_std, c.gradients["weight"], c.gradients["bias"],
+            a, b, constant, c.accumulate_gradients,
+        )  # fmt: skip
+        residual_kind, dresidual = NO_RESIDUAL, dx
+        if self.add and c.dx[1] is not None:
+            residual_kind = ADD_TO_RESIDUAL if c.accumulate[1] else WRITE_RESIDUAL
+            dresidual = c.dx[1]
+        batch_norm_backward(
+            dy.data, dy.ld, x.data, x.ld, y.data, y.ld, scale, shift, a, b, constant, dx.data, dx.ld,
+            dresidual.data, dresidual.ld, x.rows, channels, self.relu, from_output, c.accumulate[0], residual_kind,
+        )  # fmt: skip

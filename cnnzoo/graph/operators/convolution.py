@@ -1,0 +1,170 @@
+"""Convolution and the fully connected layer, which is a 1x1 convolution of one pixel."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from cnnzoo.errors import ModelError
+from cnnzoo.graph.initializers import Initializer, zeros
+from cnnzoo.graph.operator import Context, Matrix, Operator, Parameter, Requirements
+from cnnzoo.graph.tensor import Extent
+from cnnzoo.kernels.blocks import block_count, block_rows
+from cnnzoo.kernels.convolution import ConvolutionShape
+from cnnzoo.kernels.elementwise import sum_rows
+from cnnzoo.kernels.im2col import Im2col
+
+ALGORITHMS = (Im2col,)
+"""Convolution algorithms, the first that accepts a shape is taken."""
+
+
+@dataclass
+class _Passes:
+    """The algorithm for each pass at one batch size."""
+
+    forward: Im2col
+    input_gradient: Im2col
+    weight_gradient: Im2col
+
+
+def choose_algorithm(shape: ConvolutionShape) -> type[Im2col]:
+    """Return the first algorithm that accepts `shape`.
+
+    Raises
+    ------
+    ModelError
+        None does; the message gives each one's reason.
+    """
+    refusals = []
+    for algorithm in ALGORITHMS:
+        reason = algorithm.refusal(shape)
+        if reason is None:
+            return algorithm
+        refusals.append(f"{algorithm.name}: {reason}")
+    raise ModelError(f"no algorithm for {shape}: {'; '.join(refusals)}")
+
+
+class _WeightedSum(Operator):
+    """What convolution and the fully connected layer share: the three passes of a `ConvolutionShape`, and a bias."""
+
+    saves_inputs = (0,)
+    collects_statistics = False  # forward writes batch-norm partial sums of its output; set by a pass
+
+    def __init__(self, name: str, weight: Parameter, bias: bool):
+        super().__init__(name)
+        self.out_channels = weight.shape[0]
+        self.has_bias = bias
+        self.parameters = (weight, Parameter("bias", (self.out_channels,), zeros)) if bias else (weight,)
+
+    def shape(self, images: int, x: Extent) -> ConvolutionShape:
+        """Return the convolution that a batch of `images` of extent `x` is."""
+        raise AssertionError
+
+    def output_extent(self, *inputs: Extent) -> Extent:
+        shape = self.shape(1, inputs[0])
+        if shape.out_height < 1 or shape.out_width < 1:
+            raise ModelError(f"{self.name}: expected an image no smaller than its {shape.kernel}x{shape.kernel} kernel")
+        return Extent(shape.out_height, shape.out_width, self.out_channels)
+
+    def requirements(self, images: int, training: bool, dtype: np.dtype, *inputs: Extent) -> Requirements:
+        shape = self.shape(images, inputs[0])
+        algorithm = choose_algorithm(shape)(shape, dtype)
+        sizes, columns = algorithm.scratch_sizes, self.out_channels
+        bias_partials = block_count(shape.out_pixels, block_rows(columns)) * columns if self.has_bias else 0
+        needs = Requirements(
+            state=_Passes(algorithm, algorithm, algorithm),
+            forward_scratch=sizes["forward"],
+            backward_scratch=max(sizes["input_gradient"], sizes["weight_gradient"], bias_partials),
+        )
+        if training and self.collects_statistics:
+            blocks = block_count(shape.out_pixels, algorithm.statistics_rows)
+            needs.kept["statistics"] = (blocks * 2 * columns, None)
+        return needs
+
+    def flat(self, x: Matrix) -> Matrix:
+        """Return the input, or its gradient, as the pixel matrix that the convolution reads."""
+        return x
+
+    def forward(self, c: Context) -> None:
+        x, y = self.flat(c.x[0]), c.y
+        c.state.forward.forward(
+            x.data, x.ld, c.weights["weight"], y.data, y.ld, c.scratch,
+            bias=c.weights.get("bias"), statistics=c.kept.get("statistics"),
+        )  # fmt: skip
+
+    def backward(self, c: Context) -> None:
+        x, dy, scratch, add = self.flat(c.x[0]), c.dy, c.backward_scratch, c.accumulate_gradients
+        c.state.weight_gradient.weight_gradient(
+            x.data, x.ld, dy.data, dy.ld, c.gradients["weight"], scratch, accumulate=add
+        )
+        if self.has_bias:
+            sum_rows(dy.data, dy.ld, dy.rows, dy.channels, scratch, c.gradients["bias"], add)
+        if c.dx[0] is not None:
+            dx = self.flat(c.dx[0])
+            c.state.input_gradient.input_gradient(
+                dy.data, dy.ld, c.weights["weight"], dx.data, dx.ld, scratch, accumulate=c.accumulate[0]
+            )
+
+
+class Convolution(_WeightedSum):
+    """y = correlate(x, w) + b, with a square kernel and one stride and one padding for both axes.
+
+    Parameters
+    ----------
+    name : str
+    in_channels, out_channels, kernel, stride, padding : int
+    bias : bool
+    initializer : Initializer
+        Of the weight [out, in, kernel, kernel]; the bias begins at zero.
+    """
+
+    def __init__(self, name, in_channels, out_channels, kernel, stride, padding, bias: bool, initializer: Initializer):
+        weight = Parameter(
+            "weight",
+            (out_channels, in_channels, kernel, kernel),
+            initializer,
+            to_internal=lambda w: w.transpose(2, 3, 1, 0),
+            to_public=lambda w: w.reshape(kernel, kernel, in_channels, out_channels).transpose(3, 2, 0, 1),
+        )
+        super().__init__(name, weight, bias)
+        self.in_channels, self.kernel, self.stride, self.padding = in_channels, kernel, stride, padding
+
+    def shape(self, images: int, x: Extent) -> ConvolutionShape:
+        return ConvolutionShape(
+            images, x.height, x.width, self.in_channels, self.out_channels, self.kernel, self.stride, self.padding
+        )
+
+
+class Linear(_WeightedSum):
+    """y = x w + b over all values of an image: a 1x1 convolution of one pixel.
+
+    Parameters
+    ----------
+    name : str
+    extent : Extent
+        Of the input. PyTorch flattens it by channels first, the kernels have them last: the weight
+        [out, channels * height * width] is reordered on its way in and out.
+    out_features : int
+    initializer : Initializer
+        Of the weight; the bias begins at zero.
+    """
+
+    def __init__(self, name: str, extent: Extent, out_features: int, initializer: Initializer):
+        self.features = extent.size
+        channels_first = (out_features, extent.channels, extent.height, extent.width)
+        channels_last = (extent.height, extent.width, extent.channels, out_features)
+        weight = Parameter(
+            "weight",
+            (out_features, extent.size),
+            initializer,
+            to_internal=lambda w: w.reshape(channels_first).transpose(2, 3, 1, 0),
+            to_public=lambda w: w.reshape(channels_last).transpose(3, 2, 0, 1).reshape(out_features, extent.size),
+        )
+        super().__init__(name, weight, bias=True)
+
+    def shape(self, images: int, x: Extent) -> ConvolutionShape:
+        return ConvolutionShape(images, 1, 1, self.features, self.out_channels, kernel=1)
+
+    def flat(self, x: Matrix) -> Matrix:
+        if x.channels == self.features:
+            return x
+        return Matrix(x.data, self.features, x.rows * x.channels // self.features, self.features)

@@ -1,0 +1,89 @@
+"""Max, average and global average pooling."""
+
+import numpy as np
+
+from cnnzoo.errors import ModelError
+from cnnzoo.graph.operator import Context, Operator, Requirements
+from cnnzoo.graph.tensor import Extent
+from cnnzoo.kernels.pooling import (
+    average_pool_backward,
+    average_pool_forward,
+    global_average_pool_backward,
+    global_average_pool_forward,
+    max_pool_backward,
+    max_pool_forward,
+)
+
+_NO_WINNER = np.empty(0, np.uint8)
+
+
+class _WindowPool(Operator):
+    """A pool over square windows.
+
+    Parameters
+    ----------
+    name : str
+    window, stride, padding : int
+    """
+
+    def __init__(self, name: str, window: int, stride: int, padding: int):
+        super().__init__(name)
+        if not 0 <= 2 * padding <= window:
+            raise ModelError(f"{name}: expected a padding of at most half the window of {window}, got {padding}")
+        self.window, self.stride, self.padding = window, stride, padding
+        self._extent = Extent(0, 0, 0)
+
+    def output_extent(self, *inputs: Extent) -> Extent:
+        x = self._extent = inputs[0]
+        height, width = ((size + 2 * self.padding - self.window) // self.stride + 1 for size in (x.height, x.width))
+        if height < 1 or width < 1:
+            raise ModelError(f"{self.name}: expected an image no smaller than its window of {self.window}, got {x}")
+        return Extent(height, width, x.channels)
+
+    def _geometry(self, c: Context) -> tuple[int, ...]:
+        x = self._extent
+        return c.images, x.height, x.width, x.channels, self.window, self.stride, self.padding
+
+
+class MaxPool(_WindowPool):
+    """y = the maximum of each window; padding never wins."""
+
+    def requirements(self, images: int, training: bool, dtype: np.dtype, *inputs: Extent) -> Requirements:
+        size = images * self.output_extent(*inputs).size
+        return Requirements(kept={"winner": (size, np.dtype(np.uint8))} if training else {})
+
+    def forward(self, c: Context) -> None:
+        x, y = c.x[0], c.y
+        max_pool_forward(x.data, x.ld, y.data, y.ld, c.kept.get("winner", _NO_WINNER), *self._geometry(c))
+
+    def backward(self, c: Context) -> None:
+        dy, dx = c.dy, c.dx[0]
+        max_pool_backward(dy.data, dy.ld, c.kept["winner"], dx.data, dx.ld, *self._geometry(c), c.accumulate[0])
+
+
+class AveragePool(_WindowPool):
+    """y = the mean of each window, zeros of the padding included."""
+
+    def forward(self, c: Context) -> None:
+        x, y = c.x[0], c.y
+        average_pool_forward(x.data, x.ld, y.data, y.ld, *self._geometry(c))
+
+    def backward(self, c: Context) -> None:
+        dy, dx = c.dy, c.dx[0]
+        average_pool_backward(dy.data, dy.ld, dx.data, dx.ld, *self._geometry(c), c.accumulate[0])
+
+
+class GlobalAveragePool(Operator):
+    """y = the mean over all pixels of an image (Lin, Chen and Yan, "Network in Network", ICLR 2014)."""
+
+    def output_extent(self, *inputs: Extent) -> Extent:
+        return Extent(1, 1, inputs[0].channels)
+
+    def forward(self, c: Context) -> None:
+        x, y = c.x[0], c.y
+        global_average_pool_forward(x.data, x.ld, y.data, y.ld, c.images, x.rows // c.images, x.channels)
+
+    def backward(self, c: Context) -> None:
+        dy, dx = c.dy, c.dx[0]
+        pixels = dx.rows // c.images
+        global_average_pool_backward(dy.data, dy.ld, dx.data, dx.ld, c.images, pixels, dx.channels, c.accumulate[0])

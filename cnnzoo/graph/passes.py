@@ -1,0 +1,77 @@
+"""Rewritings of a graph that change how it runs and not what it computes.
+
+Each takes a graph and returns one; operators that are merged are used up with the graph they came from.
+"""
+
+from cnnzoo.graph.operators.activation import ReLU
+from cnnzoo.graph.operators.batch_norm import BatchNorm
+from cnnzoo.graph.operators.convolution import Convolution
+from cnnzoo.graph.operators.elementwise import Add
+from cnnzoo.graph.tensor import Graph, Node
+
+
+def fuse_batch_norm_add(graph: Graph) -> Graph:
+    """Merge a batch norm with the addition that alone reads it: one pass over memory instead of two.
+
+    Where both terms are batch norms, the one that comes last is merged, and the other one is its residual.
+    """
+    producers = {node.output: node for node in graph.nodes}
+    consumers = graph.consumers()
+    merged: dict[Node, Node] = {}
+    for node in graph.nodes:
+        if not isinstance(node.operator, Add) or node.inputs[0] is node.inputs[1]:
+            continue
+        terms = [producers[x] for x in node.inputs if x in producers]
+        terms = [t for t in terms if _is_plain_batch_norm(t) and consumers[t.output] == [node]]
+        if terms:
+            merged[node] = max(terms, key=graph.nodes.index)
+    used = set(merged.values())
+    nodes = []
+    for node in graph.nodes:
+        if node in merged:
+            term = merged[node]
+            assert isinstance(term.operator, BatchNorm)
+            term.operator.add = True
+            residual = node.inputs[1] if node.inputs[0] is term.output else node.inputs[0]
+            nodes.append(Node(term.operator, (*term.inputs, residual), node.output))
+        elif node not in used:
+            nodes.append(node)
+    return graph.rewritten(nodes)
+
+
+def fuse_batch_norm_relu(graph: Graph) -> Graph:
+    """Merge a batch norm, with its addition if any, with the ReLU that alone reads it."""
+    consumers = graph.consumers()
+    outputs = {}
+    for node in graph.nodes:
+        readers = consumers[node.output]
+        if isinstance(node.operator, BatchNorm) and len(readers) == 1 and isinstance(readers[0].operator, ReLU):
+            outputs[node] = readers[0]
+    used = set(outputs.values())
+    nodes = []
+    for node in graph.nodes:
+        if node in outputs:
+            assert isinstance(node.operator, BatchNorm)
+            node.operator.relu = True
+            nodes.append(Node(node.operator, node.inputs, outputs[node].output))
+        elif node not in used:
+            nodes.append(node)
+    return graph.rewritten(nodes)
+
+
+def collect_statistics(graph: Graph) -> Graph:
+    """Let each convolution that a batch norm reads take the batch-norm sums of its output while it lies in cache."""
+    producers = {node.output: node for node in graph.nodes}
+    for node in graph.nodes:
+        producer = producers.get(node.inputs[0])
+        if isinstance(node.operator, BatchNorm) and producer and isinstance(producer.operator, Convolution):
+            producer.operator.collects_statistics = True
+            node.operator.borrows = ("statistics",)
+    return graph
+
+
+def _is_plain_batch_norm(node: Node) -> bool:
+    return isinstance(node.operator, BatchNorm) and not node.operator.add and not node.operator.relu
+
+
+DEFAULT_PASSES = (fuse_batch_norm_add, fuse_batch_norm_relu, collect_statistics)
