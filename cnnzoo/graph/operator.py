@@ -55,6 +55,9 @@ class Matrix(NamedTuple):
     channels: int
 
 
+NOTHING = Matrix(np.empty(0), 0, 0, 0)
+
+
 @dataclass
 class Requirements:
     """What a node needs at one batch size.
@@ -86,8 +89,11 @@ class Context:
     state : object
         As in `Requirements`.
     x, dx : list of Matrix
-        One for each input; None in `dx` where no gradient is wanted.
+        One for each input.
     y, dy : Matrix
+    wanted : list of bool
+        For each input: somebody reads its gradient. Where nobody does, `dx` is there to be written all the same,
+        unless the operator says `skips_unwanted`.
     accumulate : list of bool
         For each input: add to `dx`, since another node has written it, instead of overwriting it.
     kept : dict of str to ndarray
@@ -114,8 +120,9 @@ class Context:
     borrowed: dict[str, tuple[np.ndarray, Any]]
     scratch: np.ndarray
     backward_scratch: np.ndarray
-    dx: list[Matrix | None] = field(default_factory=list)
-    dy: Matrix | None = None
+    dy: Matrix = NOTHING
+    dx: list[Matrix] = field(default_factory=list)
+    wanted: list[bool] = field(default_factory=list)
     accumulate: list[bool] = field(default_factory=list)
     accumulate_gradients: bool = False
     random_key: int = 0
@@ -134,6 +141,8 @@ class Operator:
         Backward reads the output.
     forward_in_place, backward_in_place : bool
         The output may take the place of the first input, the first input's gradient that of the output's.
+    skips_unwanted : bool
+        Backward looks at `Context.wanted`, and does without the place for a gradient that is not.
     parameters : tuple of Parameter
     buffers : tuple of Buffer
     borrows : tuple of str
@@ -144,6 +153,7 @@ class Operator:
     saves_output: bool = False
     forward_in_place: bool = False
     backward_in_place: bool = False
+    skips_unwanted: bool = False
     parameters: tuple[Parameter, ...] = ()
     buffers: tuple[Buffer, ...] = ()
     borrows: tuple[str, ...] = ()

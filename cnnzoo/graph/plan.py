@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from cnnzoo.graph.liveness import Value, place
-from cnnzoo.graph.operator import Context, Matrix, Operator, Requirements
+from cnnzoo.graph.operator import NOTHING, Context, Matrix, Operator, Requirements
 from cnnzoo.graph.tensor import Graph, Node, Tensor
 
 
@@ -57,7 +57,8 @@ class Plan:
         self._kept = [self._live_kept(k) for k in range(len(self._nodes))]
         self._scratch = [self._new(need.forward_scratch, k, k) for k, need in enumerate(self._needs)]
         self._gradients: dict[Tensor, Value] = {}
-        self._accumulate: dict[int, list[bool]] = {}
+        self._wanted = self._tensors_with_gradients()
+        self._accumulate: dict[int, list[bool]] = {}  # for each node that runs backward, in that order
         self._backward_scratch: list[Value | None] = [None] * len(self._nodes)
         if training:
             self._live_gradients()
@@ -87,9 +88,10 @@ class Plan:
                 scratch=self._view(self._scratch[k]),
                 backward_scratch=self._view(self._backward_scratch[k]),
             )
-            if self.training:
-                context.dx = [self.gradient(x) if x in self._gradients else None for x in node.inputs]
+            if k in self._accumulate:
                 context.dy = self.gradient(node.output)
+                context.dx = [self.gradient(x) if x in self._gradients else NOTHING for x in node.inputs]
+                context.wanted = [x in self._wanted for x in node.inputs]
                 context.accumulate = self._accumulate[k]
             self.contexts.append(context)
 
@@ -109,9 +111,9 @@ class Plan:
 
     def backward(self, accumulate: bool) -> None:
         """Run the backward steps; `accumulate` adds to the parameters' gradients."""
-        for node, context in zip(reversed(self._nodes), reversed(self.contexts), strict=True):
-            context.accumulate_gradients = accumulate
-            node.operator.backward(context)
+        for k in self._accumulate:
+            self.contexts[k].accumulate_gradients = accumulate
+            self._nodes[k].operator.backward(self.contexts[k])
 
     # Lifetimes -------------------------------------------------------------------------------------------------------
 
@@ -154,17 +156,18 @@ class Plan:
 
     def _live_gradients(self) -> None:
         nodes = self._nodes
-        wanted = self._tensors_with_gradients()
         output = self.graph.output
         self._gradients[output] = self._new(self.images * output.extent.size, len(nodes), len(nodes))
         for k in reversed(range(len(nodes))):
             node, step = nodes[k], self._backward_step(k)
+            if node.output not in self._wanted:
+                continue
             dy = self._gradients[node.output]
             dy.read_at(step)
             self._backward_scratch[k] = self._new(self._needs[k].backward_scratch, step, step)
             self._accumulate[k] = [x in self._gradients for x in node.inputs]
             for i, x in enumerate(node.inputs):
-                if x not in wanted:
+                if x not in self._wanted and node.operator.skips_unwanted:
                     continue
                 if x in self._gradients:
                     self._gradients[x].read_at(step)

@@ -101,7 +101,7 @@ class BatchNorm(Operator):
             a, b, constant, c.accumulate_gradients,
         )  # fmt: skip
         residual_kind, dresidual = NO_RESIDUAL, dx
-        if self.add and c.dx[1] is not None:
+        if self.add:
             residual_kind = ADD_TO_RESIDUAL if c.accumulate[1] else WRITE_RESIDUAL
             dresidual = c.dx[1]
         batch_norm_backward(

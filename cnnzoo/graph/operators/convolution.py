@@ -47,6 +47,7 @@ class _WeightedSum(Operator):
     """What convolution and the fully connected layer share: the three passes of a `ConvolutionShape`, and a bias."""
 
     saves_inputs = (0,)
+    skips_unwanted = True
     collects_statistics = False  # forward writes batch-norm partial sums of its output; set by a pass
 
     def __init__(self, name: str, weight: Parameter, bias: bool):
@@ -98,7 +99,7 @@ class _WeightedSum(Operator):
         )
         if self.has_bias:
             sum_rows(dy.data, dy.ld, dy.rows, dy.channels, scratch, c.gradients["bias"], add)
-        if c.dx[0] is not None:
+        if c.wanted[0]:
             dx = self.flat(c.dx[0])
             c.state.input_gradient.input_gradient(
                 dy.data, dy.ld, c.weights["weight"], dx.data, dx.ld, scratch, accumulate=c.accumulate[0]

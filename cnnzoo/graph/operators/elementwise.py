@@ -23,5 +23,4 @@ class Add(Operator):
 
     def backward(self, c: Context) -> None:
         for dx, accumulate in zip(c.dx, c.accumulate, strict=True):
-            if dx is not None:
-                copy_rows(c.dy.data, c.dy.ld, dx.data, dx.ld, dx.rows, dx.channels, accumulate)
+            copy_rows(c.dy.data, c.dy.ld, dx.data, dx.ld, dx.rows, dx.channels, accumulate)
