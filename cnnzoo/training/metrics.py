@@ -2,15 +2,12 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from cnnzoo.data.batches import Batches
+from cnnzoo.graph.network import Network
 from cnnzoo.kernels.cross_entropy import cross_entropy
-
-if TYPE_CHECKING:
-    from cnnzoo.graph.network import Network
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +49,7 @@ class Tally:
         return Metrics(loss=self._loss / self.images, accuracy=self._hits / self.images, images=self.images)
 
 
-def evaluate(net: "Network", batches: Batches, on_batch: Callable[[Tally], None] = lambda tally: None) -> Metrics:
+def evaluate(net: Network, batches: Batches, on_batch: Callable[[Tally], None] = lambda tally: None) -> Metrics:
     """Return how well a network does on all images of `batches`, in inference mode.
 
     Parameters

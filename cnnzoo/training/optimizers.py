@@ -1,15 +1,12 @@
 """Optimizers: how gradients become new weights."""
 
 import math
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from cnnzoo.errors import ConfigError
+from cnnzoo.graph.network import Network
 from cnnzoo.kernels.sgd import sgd_update
-
-if TYPE_CHECKING:
-    from cnnzoo.graph.network import Network
 
 
 class SGD:
@@ -43,7 +40,7 @@ class SGD:
 
     def __init__(
         self,
-        net: "Network",
+        net: Network,
         lr: float,
         momentum: float = 0.0,
         weight_decay: float = 0.0,
