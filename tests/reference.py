@@ -54,3 +54,71 @@ def conv2d_weight_gradient(x, dy, kernel_shape, stride=1, padding=0):
     for i, j in np.ndindex(*kernel_shape):
         dw[i, j] = np.tensordot(_tap(padded, i, j, dy.shape[1], dy.shape[2], stride), dy, axes=([0, 1, 2], [0, 1, 2]))
     return dw
+
+
+def windows(x, window, stride, padding, value):
+    """Return [window^2, N, H', W', C]: what each place of a pooling window, counted along rows, meets."""
+    height = output_size(x.shape[1], window, stride, padding)
+    width = output_size(x.shape[2], window, stride, padding)
+    padded = pad(x, padding, value)
+    return np.stack([_tap(padded, i, j, height, width, stride) for i, j in np.ndindex(window, window)])
+
+
+def windows_adjoint(parts, input_shape, window, stride, padding):
+    """Add parts [window^2, N, H', W', C] back to where `windows` took them from; returns [N, H, W, C]."""
+    images, height, width, channels = input_shape
+    dx = np.zeros((images, height + 2 * padding, width + 2 * padding, channels))
+    for part, (i, j) in zip(parts, np.ndindex(window, window), strict=True):
+        _tap(dx, i, j, part.shape[1], part.shape[2], stride)[...] += part
+    return dx[:, padding : padding + height, padding : padding + width]
+
+
+def max_pool(x, window, stride, padding):
+    """Return the maxima [N, H', W', C] and their places in the window; the first of equals wins. x has no NaN."""
+    parts = windows(x, window, stride, padding, -np.inf)
+    return parts.max(axis=0), parts.argmax(axis=0)
+
+
+def max_pool_input_gradient(dy, winner, input_shape, window, stride, padding):
+    """Return dx: each dy goes to its window's winner."""
+    places = np.arange(window * window).reshape(-1, 1, 1, 1, 1)
+    return windows_adjoint(np.where(winner == places, dy, 0.0), input_shape, window, stride, padding)
+
+
+def average_pool(x, window, stride, padding):
+    """Return the means [N, H', W', C]; padding counts as zeros."""
+    return windows(x, window, stride, padding, 0.0).mean(axis=0)
+
+
+def average_pool_input_gradient(dy, input_shape, window, stride, padding):
+    """Return dx: each dy is spread evenly over its window."""
+    parts = np.broadcast_to(dy / window**2, (window**2, *dy.shape))
+    return windows_adjoint(parts, input_shape, window, stride, padding)
+
+
+def batch_norm(x, gamma, beta, eps):
+    """Return gamma (x - mean) / sqrt(var + eps) + beta for x [rows, channels]; var is the biased one."""
+    x = np.asarray(x, dtype=np.float64)
+    return gamma * (x - x.mean(axis=0)) / np.sqrt(x.var(axis=0) + eps) + beta
+
+
+def batch_norm_gradients(dy, x, gamma, eps):
+    """Return dx, dgamma and dbeta, following the graph of Ioffe and Szegedy (2015), section 3, node by node."""
+    rows = len(x)
+    centered = x - x.mean(axis=0)
+    variance = x.var(axis=0)
+    inv_std = 1 / np.sqrt(variance + eps)
+    dxhat = dy * gamma
+    dvariance = (dxhat * centered).sum(axis=0) * -0.5 * (variance + eps) ** -1.5
+    dmean = -(dxhat * inv_std).sum(axis=0) - dvariance * 2 * centered.mean(axis=0)
+    dx = dxhat * inv_std + dvariance * 2 * centered / rows + dmean / rows
+    return dx, (dy * centered * inv_std).sum(axis=0), dy.sum(axis=0)
+
+
+def cross_entropy(logits, labels, label_smoothing=0.0):
+    """Return the mean over rows of -sum over classes of target log(softmax(logits))."""
+    logits = np.asarray(logits, dtype=np.float64)
+    classes = logits.shape[1]
+    targets = (1 - label_smoothing) * np.eye(classes)[labels] + label_smoothing / classes
+    softmax = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    return -(targets * np.log(softmax)).sum(axis=1).mean()

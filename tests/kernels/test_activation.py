@@ -1,0 +1,145 @@
+"""ReLU and dropout."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cnnzoo.kernels.activation import dropout_backward, dropout_forward, relu_backward, relu_forward
+from tests.gradients import assert_adjoint, numerical_gradient
+from tests.kernels.pixel_matrix import PixelMatrix, margins, seeds
+
+DTYPES = [np.float32, np.float64]
+
+rows_and_channels = st.tuples(st.integers(1, 40), st.integers(1, 70))
+rates = st.floats(0.0, 0.95)
+keys = st.integers(0, 2**64 - 1).map(np.uint64)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@given(shape=rows_and_channels, margin=margins, other=margins, seed=seeds)
+def test_relu(dtype, shape, margin, other, seed):
+    rng = np.random.default_rng(seed)
+    x = PixelMatrix(rng.standard_normal(shape).astype(dtype), margin)
+    y = PixelMatrix(np.zeros(shape, dtype), other)
+    relu_forward(*x.arguments, *y.arguments, *shape)
+    np.testing.assert_array_equal(y.values, np.maximum(x.values, 0))
+    y.assert_guarded()
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (33, 17), (700, 67)])
+def test_relu_in_place(shape):
+    values = np.random.default_rng(0).standard_normal(shape)
+    x, dy = PixelMatrix(values, (1, 2)), PixelMatrix(values[::-1], (0, 3))
+    relu_forward(*x.arguments, *x.arguments, *shape)
+    np.testing.assert_array_equal(x.values, np.maximum(values, 0))
+    x.assert_guarded()
+    relu_backward(*dy.arguments, *x.arguments, *dy.arguments, *shape, False)
+    np.testing.assert_array_equal(dy.values, np.where(values > 0, values[::-1], 0))
+    dy.assert_guarded()
+
+
+@pytest.mark.parametrize("channels", [3, 40])
+def test_relu_passes_nan_and_infinity(channels):
+    values = np.resize([np.nan, -np.inf, np.inf, -1.0, -0.0, 2.0], (6, channels))
+    x = PixelMatrix(values)
+    relu_forward(*x.arguments, *x.arguments, *values.shape)
+    np.testing.assert_array_equal(x.values, np.maximum(values, 0))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("accumulate", [False, True])
+@given(shape=rows_and_channels, margin=margins, other=margins, seed=seeds)
+def test_relu_backward_takes_the_mask_from_the_output(dtype, accumulate, shape, margin, other, seed):
+    rng = np.random.default_rng(seed)
+    dy = PixelMatrix(rng.standard_normal(shape).astype(dtype), margin)
+    y = PixelMatrix(np.maximum(rng.standard_normal(shape), 0).astype(dtype), other)
+    dx = PixelMatrix(rng.standard_normal(shape).astype(dtype), margin)
+    expected = np.where(y.values > 0, dy.values, 0) + (dx.values if accumulate else 0)
+    relu_backward(*dy.arguments, *y.arguments, *dx.arguments, *shape, accumulate)
+    np.testing.assert_array_equal(dx.values, expected)
+    dx.assert_guarded()
+
+
+@settings(max_examples=30)
+@given(shape=st.tuples(st.integers(1, 4), st.integers(1, 20)), seed=seeds)
+def test_relu_gradient_by_central_differences(shape, seed):
+    rng = np.random.default_rng(seed)
+    # No value so near zero that a step crosses it.
+    x = PixelMatrix(rng.choice([-1, 1], shape) * rng.uniform(0.1, 1, shape))
+    dy = PixelMatrix(rng.standard_normal(shape))
+    y, dx = PixelMatrix(np.zeros(shape)), PixelMatrix(np.zeros(shape))
+
+    def loss():
+        relu_forward(*x.arguments, *y.arguments, *shape)
+        return np.vdot(y.values, dy.values)
+
+    numerical = numerical_gradient(loss, x.values)
+    relu_backward(*dy.arguments, *y.arguments, *dx.arguments, *shape, False)
+    np.testing.assert_allclose(dx.values, numerical, rtol=0, atol=1e-8)
+
+
+def dropped(x, rate, key, y=None):
+    """Return the output and the mask of dropout of the pixel matrix x, in place if y is x."""
+    rows, channels = x.values.shape
+    y = y or PixelMatrix(np.zeros_like(x.values), (1, 2))
+    mask = np.full(rows * channels, 7, np.uint8)
+    dropout_forward(*x.arguments, *y.arguments, mask, rows, channels, rate, key)
+    y.assert_guarded()
+    return y.values, mask.reshape(rows, channels)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@given(shape=rows_and_channels, margin=margins, rate=rates, key=keys, seed=seeds)
+def test_dropout_scales_what_it_keeps(dtype, shape, margin, rate, key, seed):
+    x = PixelMatrix(np.random.default_rng(seed).standard_normal(shape).astype(dtype), margin)
+    y, mask = dropped(x, rate, key)
+    assert set(np.unique(mask)) <= {0, 1}
+    np.testing.assert_array_equal(y, np.where(mask, x.values * dtype(1 / (1 - rate)), 0))
+    in_place, same_mask = dropped(x, rate, key, y=x)
+    np.testing.assert_array_equal(in_place, y)
+    np.testing.assert_array_equal(same_mask, mask)
+
+
+@pytest.mark.parametrize("rate", [0.0, 0.1, 0.4, 0.5, 0.9])
+def test_dropout_drops_at_its_rate(rate):
+    shape = (512, 400)
+    ones = PixelMatrix(np.ones(shape, np.float32))
+    _, mask = dropped(ones, rate, np.uint64(0))
+    _, next_mask = dropped(ones, rate, np.uint64(1))
+    count = mask.size
+    # Five standard deviations of a binomial distribution; of the whole, and of neighbours and keys agreeing.
+    assert abs(mask.mean() - (1 - rate)) <= 5 * np.sqrt(rate * (1 - rate) / count)
+    both = (1 - rate) ** 2
+    for other in (next_mask, np.roll(mask, 1, axis=0), np.roll(mask, 1, axis=1)):
+        assert abs((mask & other).mean() - both) <= 5 * np.sqrt(both * (1 - both) / count)
+
+
+def test_dropout_depends_on_key_and_place_only():
+    many, few = PixelMatrix(np.ones((1000, 50))), PixelMatrix(np.ones((3, 50)), (2, 2))
+    _, mask = dropped(many, 0.5, np.uint64(3))
+    _, same_mask = dropped(few, 0.5, np.uint64(3))
+    np.testing.assert_array_equal(same_mask, mask[:3])
+    _, other_mask = dropped(few, 0.5, np.uint64(4))
+    assert np.any(other_mask != same_mask)
+
+
+def test_dropout_passes_nan_it_keeps():
+    y, mask = dropped(PixelMatrix(np.full((30, 30), np.nan)), 0.5, np.uint64(0))
+    np.testing.assert_array_equal(np.isnan(y), mask == 1)
+
+
+@given(shape=rows_and_channels, margin=margins, rate=rates, key=keys, seed=seeds)
+def test_dropout_backward_is_the_adjoint(shape, margin, rate, key, seed):
+    x, dy, start = (PixelMatrix(v, margin) for v in np.random.default_rng(seed).standard_normal((3, *shape)))
+    y, mask = dropped(x, rate, key)
+    dx = PixelMatrix(np.zeros(shape), margin)
+    dropout_backward(*dy.arguments, mask.reshape(-1), *dx.arguments, *shape, rate, False)
+    dx.assert_guarded()
+    assert_adjoint(y, dy.values, x.values, dx.values)
+
+    expected = start.values + dx.values
+    dropout_backward(*dy.arguments, mask.reshape(-1), *start.arguments, *shape, rate, True)
+    np.testing.assert_allclose(start.values, expected, rtol=1e-15, atol=1e-15 / (1 - rate))
+    dropout_backward(*dy.arguments, mask.reshape(-1), *dy.arguments, *shape, rate, False)
+    np.testing.assert_array_equal(dy.values, dx.values)
