@@ -19,6 +19,12 @@ def stream(seed: int, name: str) -> np.random.Generator:
     return np.random.Generator(np.random.PCG64(np.random.SeedSequence([seed, zlib.crc32(name.encode())])))
 
 
+def random_key(seed: int, step: int, name: str) -> int:
+    """Return 64 random bits for what the operator `name` draws in the pass `step`."""
+    sequence = np.random.SeedSequence([seed, step, zlib.crc32(name.encode())])
+    return int(sequence.generate_state(1, np.uint64)[0])
+
+
 def fans(shape: tuple[int, ...]) -> tuple[int, int]:
     """Return fan in and fan out of a weight [out, in, ...], the receptive field counted in both."""
     field = math.prod(shape[2:])

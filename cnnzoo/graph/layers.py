@@ -8,7 +8,7 @@ from cnnzoo.graph.initializers import Initializer, he_normal, xavier_uniform
 from cnnzoo.graph.operators.activation import Dropout, ReLU
 from cnnzoo.graph.operators.batch_norm import BatchNorm
 from cnnzoo.graph.operators.convolution import Convolution, Linear
-from cnnzoo.graph.operators.elementwise import Add
+from cnnzoo.graph.operators.elementwise import Add, Concatenation
 from cnnzoo.graph.operators.pooling import AveragePool, GlobalAveragePool, MaxPool
 from cnnzoo.graph.tensor import Graph, Tensor
 
@@ -75,6 +75,12 @@ def dropout(x: Tensor, rate: float) -> Tensor:
 def add(a: Tensor, b: Tensor) -> Tensor:
     """Return a + b."""
     return a.graph.apply(Add(_numbered(a.graph, "add")), a, b)
+
+
+def concatenate(*tensors: Tensor) -> Tensor:
+    """Put tensors of one height and width side by side along channels."""
+    graph = tensors[0].graph
+    return graph.apply(Concatenation(_numbered(graph, "concatenate")), *tensors)
 
 
 def max_pool(x: Tensor, window: int, *, stride: int | None = None, padding: int = 0) -> Tensor:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 import numpy as np
 
 from cnnzoo.errors import ConfigError, ModelError, StateError, WeightsError
-from cnnzoo.graph.initializers import stream
+from cnnzoo.graph.initializers import random_key, stream
 from cnnzoo.graph.liveness import ALIGNMENT
 from cnnzoo.graph.operator import Operator, Parameter
 from cnnzoo.graph.passes import DEFAULT_PASSES
@@ -127,7 +127,7 @@ class Network:
         channels, height, width = self.image_shape
         nchw_to_nhwc(images.reshape(-1), x.data, x.ld, len(images), channels, height * width)
         step = self.random_step
-        plan.forward(lambda k: hash((self.seed, step, k)) & (2**64 - 1))
+        plan.forward(lambda node: random_key(self.seed, step, node))
         self._pending = plan if training else None
         self.random_step += training
         return y.data.reshape(len(images), self.num_classes).copy()

@@ -143,6 +143,14 @@ class Operator:
         The output may take the place of the first input, the first input's gradient that of the output's.
     skips_unwanted : bool
         Backward looks at `Context.wanted`, and does without the place for a gradient that is not.
+    draws : bool
+        Forward in training uses `Context.random_key`.
+    concatenates : bool
+        The output is made of the inputs side by side, which may be slices of it, and their gradients of its gradient.
+    needs_contiguous : bool
+        The inputs may not be slices of wider pixel matrices.
+    deferred : bool
+        Forward leaves the output to the load of the next operator, which finds the input in its place.
     parameters : tuple of Parameter
     buffers : tuple of Buffer
     borrows : tuple of str
@@ -154,6 +162,10 @@ class Operator:
     forward_in_place: bool = False
     backward_in_place: bool = False
     skips_unwanted: bool = False
+    draws: bool = False
+    concatenates: bool = False
+    needs_contiguous: bool = False
+    deferred: bool = False
     parameters: tuple[Parameter, ...] = ()
     buffers: tuple[Buffer, ...] = ()
     borrows: tuple[str, ...] = ()

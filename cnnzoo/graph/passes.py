@@ -70,8 +70,27 @@ def collect_statistics(graph: Graph) -> Graph:
     return graph
 
 
+def apply_batch_norm_on_load(graph: Graph) -> Graph:
+    """Let each 1x1 convolution apply the batch norm + ReLU that it alone reads while it loads its input.
+
+    The normalized tensor is then never written, read or kept for backward. A larger kernel would normalize every value
+    once a tap.
+    """
+    consumers = graph.consumers()
+    for node in graph.nodes:
+        operator, readers = node.operator, consumers[node.output]
+        if not isinstance(operator, BatchNorm) or not operator.relu or operator.add or len(readers) != 1:
+            continue
+        reader = readers[0].operator
+        if isinstance(reader, Convolution) and reader.kernel == 1 and reader.padding == 0:
+            operator.deferred = True
+            reader.applies_batch_norm = True
+            reader.borrows = ("coefficients",)
+    return graph
+
+
 def _is_plain_batch_norm(node: Node) -> bool:
     return isinstance(node.operator, BatchNorm) and not node.operator.add and not node.operator.relu
 
 
-DEFAULT_PASSES = (fuse_batch_norm_add, fuse_batch_norm_relu, collect_statistics)
+DEFAULT_PASSES = (fuse_batch_norm_add, fuse_batch_norm_relu, collect_statistics, apply_batch_norm_on_load)

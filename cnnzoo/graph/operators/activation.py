@@ -32,6 +32,7 @@ class Dropout(Operator):
 
     forward_in_place = True
     backward_in_place = True
+    draws = True
 
     def __init__(self, name: str, rate: float):
         super().__init__(name)

@@ -55,7 +55,7 @@ class BatchNorm(Operator):
 
     def requirements(self, images: int, training: bool, dtype: np.dtype, *inputs: Extent) -> Requirements:
         rows, channels = images * inputs[0].pixels, inputs[0].channels
-        needs = Requirements(kept={"scale": (channels, None), "shift": (channels, None)})
+        needs = Requirements(kept={"coefficients": (2 * channels, None)})
         if training:
             partials = block_count(rows, block_rows(channels)) * 2 * channels
             needs.kept |= {"mean": (channels, None), "inv_std": (channels, None)}
@@ -64,7 +64,8 @@ class BatchNorm(Operator):
         return needs
 
     def forward(self, c: Context) -> None:
-        x, y, scale, shift = c.x[0], c.y, c.kept["scale"], c.kept["shift"]
+        x, y = c.x[0], c.y
+        scale, shift = np.split(c.kept["coefficients"], 2)
         gamma, beta = c.weights["weight"], c.weights["bias"]
         running_mean, running_var = c.buffers["running_mean"], c.buffers["running_var"]
         if c.training:
@@ -80,6 +81,8 @@ class BatchNorm(Operator):
             )  # fmt: skip
         else:
             batch_norm_inference(gamma, beta, running_mean, running_var, self.eps, scale, shift)
+        if self.deferred:
+            return
         residual = c.x[1] if self.add else x
         normalize_forward(
             x.data, x.ld, scale, shift, residual.data, residual.ld, y.data, y.ld, x.rows, x.channels,
@@ -89,7 +92,8 @@ class BatchNorm(Operator):
     def backward(self, c: Context) -> None:
         x, y, dy, dx = c.x[0], c.y, c.dy, c.dx[0]
         channels = x.channels
-        mean, inv_std, scale, shift = (c.kept[name] for name in ("mean", "inv_std", "scale", "shift"))
+        mean, inv_std = c.kept["mean"], c.kept["inv_std"]
+        scale, shift = np.split(c.kept["coefficients"], 2)
         a, b, constant, partials = np.split(c.backward_scratch, [channels, 2 * channels, 3 * channels])
         from_output = self.add
         batch_norm_backward_sums(

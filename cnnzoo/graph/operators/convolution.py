@@ -9,7 +9,7 @@ from cnnzoo.graph.initializers import Initializer, zeros
 from cnnzoo.graph.operator import Context, Matrix, Operator, Parameter, Requirements
 from cnnzoo.graph.tensor import Extent
 from cnnzoo.kernels.blocks import block_count, block_rows
-from cnnzoo.kernels.convolution import ConvolutionShape
+from cnnzoo.kernels.convolution import SCALE_SHIFT_RELU, ConvolutionShape, Prologue
 from cnnzoo.kernels.elementwise import sum_rows
 from cnnzoo.kernels.im2col import Im2col
 
@@ -48,6 +48,7 @@ class _WeightedSum(Operator):
 
     saves_inputs = (0,)
     skips_unwanted = True
+    applies_batch_norm = False  # the input is a deferred batch norm + ReLU, applied on load; set by a pass
     collects_statistics = False  # forward writes batch-norm partial sums of its output; set by a pass
 
     def __init__(self, name: str, weight: Parameter, bias: bool):
@@ -85,17 +86,23 @@ class _WeightedSum(Operator):
         """Return the input, or its gradient, as the pixel matrix that the convolution reads."""
         return x
 
+    def _prologue(self, c: Context) -> Prologue | None:
+        if not self.applies_batch_norm:
+            return None
+        coefficients, _ = c.borrowed["coefficients"]
+        return Prologue(SCALE_SHIFT_RELU, coefficients, coefficients, 0)
+
     def forward(self, c: Context) -> None:
         x, y = self.flat(c.x[0]), c.y
         c.state.forward.forward(
             x.data, x.ld, c.weights["weight"], y.data, y.ld, c.scratch,
-            bias=c.weights.get("bias"), statistics=c.kept.get("statistics"),
+            prologue=self._prologue(c), bias=c.weights.get("bias"), statistics=c.kept.get("statistics"),
         )  # fmt: skip
 
     def backward(self, c: Context) -> None:
         x, dy, scratch, add = self.flat(c.x[0]), c.dy, c.backward_scratch, c.accumulate_gradients
         c.state.weight_gradient.weight_gradient(
-            x.data, x.ld, dy.data, dy.ld, c.gradients["weight"], scratch, accumulate=add
+            x.data, x.ld, dy.data, dy.ld, c.gradients["weight"], scratch, x_prologue=self._prologue(c), accumulate=add
         )
         if self.has_bias:
             sum_rows(dy.data, dy.ld, dy.rows, dy.channels, scratch, c.gradients["bias"], add)
@@ -161,6 +168,7 @@ class Linear(_WeightedSum):
             to_public=lambda w: w.reshape(channels_last).transpose(3, 2, 0, 1).reshape(out_features, extent.size),
         )
         super().__init__(name, weight, bias=True)
+        self.needs_contiguous = extent.pixels > 1
 
     def shape(self, images: int, x: Extent) -> ConvolutionShape:
         return ConvolutionShape(images, 1, 1, self.features, self.out_channels, kernel=1)
