@@ -1,6 +1,8 @@
-"""Files that are there whole or not at all."""
+"""Files and folders that are there whole or not at all."""
 
 import os
+import shutil
+from collections.abc import Iterable
 from pathlib import Path
 
 
@@ -19,19 +21,64 @@ def write_atomically(path: str | os.PathLike[str], content: bytes) -> None:
         The folder cannot be written to, or is full; the old file stays and nothing is left behind.
     """
     path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary = _temporary(path)
+    temporary.unlink(missing_ok=True)  # of a process that was killed, and had this number
     try:
-        with open(temporary, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
+        _write_to_disk(temporary, content)
         os.replace(temporary, path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
-    if hasattr(os, "O_DIRECTORY"):  # the new name lasts once its folder is on the disk too
-        folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+    _put_on_disk(path.parent)
+
+
+def write_folder_atomically(path: str | os.PathLike[str], files: Iterable[tuple[str, bytes]]) -> None:
+    """Write a new folder of files in one piece: now and after a power cut, it is there with all of them or not at all.
+
+    Parameters
+    ----------
+    path : path
+        In a folder that exists. Nothing may be there yet, but an empty folder.
+    files : iterable of (str, bytes)
+        Names and contents.
+
+    Raises
+    ------
+    OSError
+        Two files have one name, the place cannot be written to, or is full or taken: what is there stays and nothing
+        is left behind.
+    """
+    path = Path(path)
+    temporary = _temporary(path)
+    shutil.rmtree(temporary, ignore_errors=True)  # as above
+    try:
+        temporary.mkdir()
+        for name, content in files:
+            _write_to_disk(temporary / name, content)
+        _put_on_disk(temporary)
+        os.rename(temporary, path)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+    _put_on_disk(path.parent)
+
+
+def _temporary(path: Path) -> Path:
+    return path.with_name(f".{path.name}.{os.getpid()}")
+
+
+def _write_to_disk(path: Path, content: bytes) -> None:
+    with open(path, "xb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _put_on_disk(folder: Path) -> None:
+    """Make names that are new in a folder last: they do once the folder is on the disk too."""
+    if hasattr(os, "O_DIRECTORY"):
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
         try:
-            os.fsync(folder)
+            os.fsync(descriptor)
         finally:
-            os.close(folder)
+            os.close(descriptor)

@@ -134,7 +134,7 @@ class RunConfig:
     )
     dtype: str = _setting("model", "type of activations and weights", "float32", choices=("float32", "float64"))
     init_from: str | None = _setting(
-        "model", "file of weights to start from, as final.safetensors of an earlier run", None
+        "model", "weights to start from: a safetensors file, or a folder of hexadecimal files", None
     )
 
     dataset: str | None = _setting("data", "data set; none: CIFAR-10 where it is found, else synthetic", None)

@@ -185,6 +185,10 @@ class Operator:
         """Return what a node needs for a batch of `images`."""
         return Requirements()
 
+    def multiply_adds(self, *inputs: Extent) -> int:
+        """Return the multiply-adds of one image forward, by the direct method; of weighted sums alone, others have 0."""
+        return 0
+
     def forward(self, c: Context) -> None:
         """Compute c.y from c.x."""
         raise AssertionError(f"{self.kind} has no forward pass")

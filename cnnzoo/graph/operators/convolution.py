@@ -82,6 +82,9 @@ class _WeightedSum(Operator):
             needs.kept["statistics"] = (blocks * 2 * columns, None)
         return needs
 
+    def multiply_adds(self, *inputs: Extent) -> int:
+        return self.shape(1, inputs[0]).multiply_adds
+
     def flat(self, x: Matrix) -> Matrix:
         """Return the input, or its gradient, as the pixel matrix that the convolution reads."""
         return x
