@@ -5,10 +5,9 @@ from collections.abc import Sequence
 from importlib import import_module
 
 from cnnzoo.command import Parser, run_command
-from cnnzoo.config import suggest
-from cnnzoo.errors import ConfigError
+from cnnzoo.errors import ConfigError, suggest
 
-VERBS = {"train": "train a network"}
+VERBS = {"train": "train a network", "summary": "layers, parameters, multiply-adds and memory of a network"}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

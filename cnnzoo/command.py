@@ -6,8 +6,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
-from cnnzoo.config import suggest
-from cnnzoo.errors import CnnzooError, ConfigError, ModelError
+from cnnzoo.errors import CnnzooError, ConfigError, ModelError, suggest
 
 
 class Parser(argparse.ArgumentParser):

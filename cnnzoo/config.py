@@ -6,7 +6,6 @@ from the defaults below.
 """
 
 import dataclasses
-import difflib
 import functools
 import math
 import numbers
@@ -21,7 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from cnnzoo.errors import ConfigError
+from cnnzoo.errors import ConfigError, suggest
 from cnnzoo.recipes import recipe
 
 
@@ -132,6 +131,13 @@ class RunConfig:
     dropout: float | None = _setting(
         "model", "probability of dropping a value; none: the network's own", None, minimum=0, below=1
     )
+    classifier_width: int | None = _setting("model", "features of VGG's hidden layers; none: 512", None, minimum=1)
+    growth_rate: int | None = _setting("model", "channels that a layer of DenseNet adds; none: 32", None, minimum=1)
+    compression: float | None = _setting(
+        "model", "share of its channels that a transition of DenseNet keeps; none: 0.5", None, minimum=0
+    )
+    width_multiplier: float | None = _setting("model", "factor of the channels of MobileNet; none: 1", None, minimum=0)
+    stem_stride: int | None = _setting("model", "stride of MobileNet's first convolution; none: 1", None, minimum=1)
     dtype: str = _setting("model", "type of activations and weights", "float32", choices=("float32", "float64"))
     init_from: str | None = _setting(
         "model", "weights to start from: a safetensors file, or a folder of hexadecimal files", None
@@ -201,6 +207,12 @@ class RunConfig:
         """Names of the settings that were given, not filled in."""
         return self._said  # type: ignore[attr-defined]
 
+    @property
+    def model_options(self) -> dict[str, Any]:
+        """The settings of the network alone that are not None, for `create_model`."""
+        names = ("classifier_width", "growth_rate", "compression", "width_multiplier", "stem_stride")
+        return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
+
     def replace(self, **changes: Any) -> "RunConfig":
         """Return a run with some settings said anew; those never said follow the recipe of the new model and data set.
 
@@ -243,12 +255,6 @@ def list_settings() -> dict[str, Setting]:
         kind = typing.get_args(hint)[0] if optional else hint
         settings[item.name] = Setting(kind=kind, optional=optional, **item.metadata)
     return settings
-
-
-def suggest(name: str, known: typing.Iterable[str]) -> str:
-    """Return " (did you mean NAME?)" for the nearest of the known names, or nothing where none is near."""
-    near = difflib.get_close_matches(name, list(known), n=1)
-    return f" (did you mean {near[0]}?)" if near else ""
 
 
 def load_config(path: str | os.PathLike[str]) -> RunConfig:

@@ -1,5 +1,8 @@
 """The errors that cnnzoo raises on purpose: one line each, naming the thing, what was expected and what came."""
 
+import difflib
+from collections.abc import Iterable
+
 
 class CnnzooError(Exception):
     """The root of cnnzoo's own errors; commands print it as one line and exit with 1."""
@@ -23,3 +26,9 @@ class WeightsError(CnnzooError, ValueError):
 
 class StateError(CnnzooError, RuntimeError, ValueError):
     """A call came in the wrong order, such as a backward pass with no forward pass before it."""
+
+
+def suggest(name: str, known: Iterable[str]) -> str:
+    """Return " (did you mean NAME?)" for the nearest of the known names, or nothing where none is near."""
+    near = difflib.get_close_matches(name.lower(), list(known), n=1)
+    return f" (did you mean {near[0]}?)" if near else ""

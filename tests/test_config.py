@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cnnzoo.config import RunConfig, list_settings, load_config, suggest
-from cnnzoo.errors import ConfigError
+from cnnzoo.config import RunConfig, list_settings, load_config
+from cnnzoo.errors import ConfigError, suggest
 from cnnzoo.recipes import DATASET_RECIPES, MODEL_RECIPES
 
 CONFIGS = sorted((Path(__file__).parent.parent / "configs").glob("*.py"))

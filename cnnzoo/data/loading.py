@@ -1,13 +1,12 @@
 """Finding and loading a data set by name. Nothing is ever fetched from a network here."""
 
-import difflib
 import os
 from pathlib import Path
 
 from cnnzoo.data import cifar10, mnist, synthetic
 from cnnzoo.data.dataset import Dataset, Split
 from cnnzoo.data.normalization import get_normalization
-from cnnzoo.errors import ConfigError, DataError
+from cnnzoo.errors import ConfigError, DataError, suggest
 
 DATASETS = ("cifar10", "mnist", "synthetic")
 
@@ -157,6 +156,4 @@ def _folder(data_dir: str | os.PathLike | None) -> Path:
 
 def _check_name(name: str) -> None:
     if name not in DATASETS:
-        near = difflib.get_close_matches(name, DATASETS, n=1)
-        hint = f" (did you mean {near[0]}?)" if near else ""
-        raise ConfigError(f"dataset: expected one of {', '.join(DATASETS)}, got {name!r}{hint}")
+        raise ConfigError(f"dataset: expected one of {', '.join(DATASETS)}, got {name!r}{suggest(name, DATASETS)}")

@@ -16,7 +16,7 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic, models, register_model
 
-from cnnzoo.kernels.vectors import VECTOR_BYTES, _data, _Vectors
+from cnnzoo.kernels.vectors import VECTOR_BYTES, Vectors, data_pointer
 
 
 class VectorType(types.Type):
@@ -41,7 +41,7 @@ def pointer(typingctx, x):
     """Return the pointer to the first element of the array x."""
 
     def codegen(context, builder, signature, arguments):
-        return _data(context, builder, signature.args[0], arguments[0])
+        return data_pointer(context, builder, signature.args[0], arguments[0])
 
     return types.CPointer(x.dtype)(x), codegen
 
@@ -62,7 +62,7 @@ def load(typingctx, x, at, count):
 
     def codegen(context, builder, signature, arguments):
         x, at, count = arguments
-        v = _Vectors(context, builder, signature.args[0].dtype)
+        v = Vectors(context, builder, signature.args[0].dtype)
         place = v.pointer(x, at)
         with builder.if_else(builder.icmp_signed(">=", count, count.type(v.lanes)), likely=True) as (whole, part):
             with whole:
@@ -83,7 +83,7 @@ def store(typingctx, x, at, count, value):
 
     def codegen(context, builder, signature, arguments):
         x, at, count, value = arguments
-        v = _Vectors(context, builder, signature.args[0].dtype)
+        v = Vectors(context, builder, signature.args[0].dtype)
         place = v.pointer(x, at)
         with builder.if_else(builder.icmp_signed(">=", count, count.type(v.lanes)), likely=True) as (whole, part):
             with whole:
@@ -120,7 +120,7 @@ def multiply_add(typingctx, a, b, c):
     """Return a * b + c, rounded once where the machine can."""
 
     def codegen(context, builder, signature, arguments):
-        return _Vectors(context, builder, signature.args[0].dtype).multiply_add(*arguments)
+        return Vectors(context, builder, signature.args[0].dtype).multiply_add(*arguments)
 
     return a(a, b, c), codegen
 
@@ -131,7 +131,7 @@ def positive_part(typingctx, a):
 
     def codegen(context, builder, signature, arguments):
         (a,) = arguments
-        zero = _Vectors(context, builder, signature.args[0].dtype).zero
+        zero = Vectors(context, builder, signature.args[0].dtype).zero
         return builder.select(builder.fcmp_ordered("<=", a, zero), zero, a)
 
     return a(a), codegen
@@ -143,7 +143,7 @@ def where_positive(typingctx, a, value):
 
     def codegen(context, builder, signature, arguments):
         a, value = arguments
-        zero = _Vectors(context, builder, signature.args[0].dtype).zero
+        zero = Vectors(context, builder, signature.args[0].dtype).zero
         return builder.select(builder.fcmp_ordered(">", a, zero), value, zero)
 
     return a(a, value), codegen

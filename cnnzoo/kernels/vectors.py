@@ -34,7 +34,7 @@ def panel_width(x):
     return TILE_VECTORS * VECTOR_BYTES // x.itemsize
 
 
-class _Vectors:
+class Vectors:
     """Emit operations on vectors of one element type into one builder."""
 
     def __init__(self, context, builder, dtype):
@@ -94,7 +94,7 @@ class _Vectors:
         return cgutils.get_or_insert_function(self.builder.module, ir.FunctionType(result, arguments), name)
 
 
-def _data(context, builder, array_type, value):
+def data_pointer(context, builder, array_type, value):
     return context.make_array(array_type)(context, builder, value).data
 
 
@@ -131,10 +131,10 @@ def multiply_tile(typingctx, rows, a, a_at, a_row, a_step, b, b_at, c, c_at, c_r
 
     def codegen(context, builder, signature, arguments):
         _, a, a_at, a_row, a_step, b, b_at, c, c_at, c_row, depth, columns, add = arguments
-        v = _Vectors(context, builder, signature.args[7].dtype)
-        a = v.pointer(_data(context, builder, signature.args[1], a), a_at)
-        b = v.pointer(_data(context, builder, signature.args[5], b), b_at)
-        c = v.pointer(_data(context, builder, signature.args[7], c), c_at)
+        v = Vectors(context, builder, signature.args[7].dtype)
+        a = v.pointer(data_pointer(context, builder, signature.args[1], a), a_at)
+        b = v.pointer(data_pointer(context, builder, signature.args[5], b), b_at)
+        c = v.pointer(data_pointer(context, builder, signature.args[7], c), c_at)
 
         def emit(vectors, masked):
             masks = [v.mask_below(builder.sub(columns, _I64(j * v.lanes))) if masked else None for j in range(vectors)]
@@ -208,9 +208,9 @@ def copy_run(typingctx, source, source_at, destination, destination_at, count):
 
     def codegen(context, builder, signature, arguments):
         source, source_at, destination, destination_at, count = arguments
-        v = _Vectors(context, builder, signature.args[0].dtype)
-        source = v.pointer(_data(context, builder, signature.args[0], source), source_at)
-        destination = v.pointer(_data(context, builder, signature.args[2], destination), destination_at)
+        v = Vectors(context, builder, signature.args[0].dtype)
+        source = v.pointer(data_pointer(context, builder, signature.args[0], source), source_at)
+        destination = v.pointer(data_pointer(context, builder, signature.args[2], destination), destination_at)
 
         def body(offset, mask):
             v.store(v.load(v.pointer(source, offset), mask), v.pointer(destination, offset), mask)
@@ -228,8 +228,8 @@ def zero_run(typingctx, destination, destination_at, count):
 
     def codegen(context, builder, signature, arguments):
         destination, destination_at, count = arguments
-        v = _Vectors(context, builder, signature.args[0].dtype)
-        destination = v.pointer(_data(context, builder, signature.args[0], destination), destination_at)
+        v = Vectors(context, builder, signature.args[0].dtype)
+        destination = v.pointer(data_pointer(context, builder, signature.args[0], destination), destination_at)
         _emit_run(builder, v, count, lambda offset, mask: v.store(v.zero, v.pointer(destination, offset), mask))
         return context.get_dummy_value()
 

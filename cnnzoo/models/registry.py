@@ -1,14 +1,15 @@
 """The models by name."""
 
-import difflib
+import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
-from cnnzoo.errors import ConfigError, ModelError
+from cnnzoo.errors import ConfigError, ModelError, suggest
 from cnnzoo.graph.network import Network
 from cnnzoo.graph.tensor import Extent, Graph, Tensor
 
-Builder = Callable[[Tensor, int, float], Tensor]
+Builder = Callable[..., Tensor]
 
 
 @dataclass(frozen=True)
@@ -18,16 +19,19 @@ class Model:
     Attributes
     ----------
     build : callable
-        (images, num_classes, dropout) to logits.
+        (images, num_classes, dropout, **options) to logits.
     image_shape : tuple of int
         (channels, height, width) that it was made for.
     dropout : float
         Its own rate; 0 where it has none.
+    options : dict of str to object
+        The builder's keyword arguments and their defaults: variants of the network that its sources speak of.
     """
 
     build: Builder
     image_shape: tuple[int, int, int]
     dropout: float
+    options: dict[str, Any]
 
 
 _MODELS: dict[str, Model] = {}
@@ -39,7 +43,9 @@ def register(
     """Enter the decorated builder under `name`."""
 
     def enter(build: Builder) -> Builder:
-        _MODELS[name] = Model(build, image_shape, dropout)
+        parameters = inspect.signature(build).parameters.values()
+        options = {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
+        _MODELS[name] = Model(build, image_shape, dropout, options)
         return build
 
     return enter
@@ -59,10 +65,38 @@ def get_model(name: str) -> Model:
         There is none; the message names the nearest.
     """
     if name not in _MODELS:
-        near = difflib.get_close_matches(str(name).lower(), _MODELS, n=1, cutoff=0.4)
-        hint = f"; did you mean {near[0]}?" if near else ""
-        raise ModelError(f"model: expected one of {', '.join(list_models())}, got {name!r}{hint}")
+        raise ModelError(
+            f"model: expected one of {', '.join(list_models())}, got {name!r}{suggest(str(name), _MODELS)}"
+        )
     return _MODELS[name]
+
+
+def build_graph(
+    name: str,
+    num_classes: int = 10,
+    *,
+    image_shape: tuple[int, int, int] | None = None,
+    dropout: float | None = None,
+    **options: Any,
+) -> Graph:
+    """Return a model's graph as its page describes it, before any rewriting; arguments and errors as `create_model`."""
+    model = get_model(name)
+    rate = model.dropout if dropout is None else dropout
+    if not 0 <= rate < 1:
+        raise ConfigError(f"dropout: expected a rate in [0, 1), got {rate}")
+    if num_classes < 1:
+        raise ConfigError(f"num_classes: expected 1 or more, got {num_classes}")
+    for option in options:
+        if option not in model.options:
+            known = ", ".join(model.options) or "none"
+            raise ConfigError(f"{option}: expected an option of {name} ({known}), got one it does not have")
+    channels, height, width = image_shape or model.image_shape
+    graph = Graph(Extent(height, width, channels))
+    try:
+        model.build(graph.input, num_classes, rate, **options)
+    except ModelError as error:
+        raise ModelError(f"{name}, images of {channels}x{height}x{width}: {error}") from None
+    return graph
 
 
 def create_model(
@@ -73,6 +107,7 @@ def create_model(
     image_shape: tuple[int, int, int] | None = None,
     dtype: str = "float32",
     dropout: float | None = None,
+    **options: Any,
 ) -> Network:
     """Build a network with initial weights.
 
@@ -89,6 +124,8 @@ def create_model(
         "float32" or "float64".
     dropout : float, optional
         0 <= rate < 1; the model's own by default.
+    **options
+        Variants of the network, such as ``growth_rate=12`` of DenseNet; those of its builder.
 
     Returns
     -------
@@ -101,13 +138,5 @@ def create_model(
     ConfigError
         Another argument is out of range.
     """
-    model = get_model(name)
-    rate = model.dropout if dropout is None else dropout
-    if not 0 <= rate < 1:
-        raise ConfigError(f"dropout: expected a rate in [0, 1), got {rate}")
-    if num_classes < 1:
-        raise ConfigError(f"num_classes: expected 1 or more, got {num_classes}")
-    channels, height, width = image_shape or model.image_shape
-    graph = Graph(Extent(height, width, channels))
-    model.build(graph.input, num_classes, rate)
+    graph = build_graph(name, num_classes, image_shape=image_shape, dropout=dropout, **options)
     return Network(graph, name=name, seed=seed, dtype=dtype)

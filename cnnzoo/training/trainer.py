@@ -73,6 +73,7 @@ class Trainer:
             image_shape=self.dataset.image_shape,
             dtype=config.dtype,
             dropout=config.dropout,
+            **config.model_options,
         )
         if config.init_from is not None:
             self.net.load_state_dict(load_weights(config.init_from))
