@@ -1,11 +1,13 @@
 """What the commands share: arguments, one-line errors and exit codes."""
 
 import argparse
+import dataclasses
 import os
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
+from cnnzoo.config import Setting, list_settings
 from cnnzoo.errors import CnnzooError, ConfigError, ModelError, suggest
 
 
@@ -26,6 +28,52 @@ class Parser(argparse.ArgumentParser):
             flag = unknown[0].partition("=")[0]
             raise ConfigError(f"{flag}: no such argument{suggest(flag, self._option_string_actions)}")
         return parsed
+
+
+_METAVARS: dict[Any, str] = {
+    int: "N",
+    float: "X",
+    str: "NAME",
+    "init_from": "PATH",
+    "data_dir": "DIR",
+    "output_dir": "DIR",
+}
+
+
+def add_setting(parser: argparse._ActionsContainer, name: str) -> None:
+    """Add the flag of a field of `RunConfig`; one that is not said leaves no attribute in what is parsed."""
+    setting = list_settings()[name]
+    options: dict[str, Any] = {"dest": name, "default": argparse.SUPPRESS, "help": _help(setting)}
+    if setting.kind is bool:
+        options["action"] = argparse.BooleanOptionalAction
+    else:
+        options["type"] = _reader(setting)
+        options["metavar"] = "|".join(setting.choices) or _METAVARS.get(name) or _METAVARS[setting.kind]
+    parser.add_argument(flag(name), **options)
+
+
+def flag(name: str) -> str:
+    """Return the flag of a setting."""
+    return f"--{name.replace('_', '-')}"
+
+
+def _help(setting: Setting) -> str:
+    if setting.default is dataclasses.MISSING:
+        return setting.help
+    default = setting.default
+    if default is None or setting.kind is bool:
+        default = {None: "none", True: "yes", False: "no"}[default]
+    return f"{setting.help} (default: {default})".replace("%", "%%")
+
+
+def _reader(setting: Setting) -> Callable[[str], Any]:
+    """Return what turns a flag's text into a value; "none" is None where a setting may be that."""
+
+    def read(text: str) -> Any:
+        return None if setting.optional and text == "none" else setting.kind(text)
+
+    read.__name__ = setting.kind.__name__  # argparse says "invalid int value"
+    return read
 
 
 def run_command(name: str, command: Callable[[], None]) -> int:

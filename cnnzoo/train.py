@@ -2,14 +2,13 @@
 
 import argparse
 import contextlib
-import dataclasses
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from cnnzoo.command import Parser, run_command
-from cnnzoo.config import RunConfig, Setting, list_settings, load_config
+from cnnzoo.command import Parser, add_setting, flag, run_command
+from cnnzoo.config import RunConfig, list_settings, load_config
 from cnnzoo.errors import ConfigError
 from cnnzoo.recipes import DATASET_RECIPES, MODEL_RECIPES
 from cnnzoo.threads import get_num_threads, set_num_threads
@@ -24,15 +23,6 @@ example:
   cnnzoo train --model resnet18 --data-dir data --epochs 30 --lr 0.05 --schedule cosine
 
 What no flag says comes from the config file, and then from the recipe of the model and the data set."""
-
-_METAVARS: dict[Any, str] = {
-    int: "N",
-    float: "X",
-    str: "NAME",
-    "init_from": "PATH",
-    "data_dir": "DIR",
-    "output_dir": "DIR",
-}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -75,38 +65,8 @@ def _make_parser() -> Parser:
     for name, setting in list_settings().items():
         if setting.group not in groups:
             groups[setting.group] = parser.add_argument_group(setting.group)
-        # One that is not said leaves no attribute: the config file or the recipe fills it in.
-        options: dict[str, Any] = {"dest": name, "default": argparse.SUPPRESS, "help": _help(setting)}
-        if setting.kind is bool:
-            options["action"] = argparse.BooleanOptionalAction
-        else:
-            options["type"] = _reader(setting)
-            options["metavar"] = "|".join(setting.choices) or _METAVARS.get(name) or _METAVARS[setting.kind]
-        groups[setting.group].add_argument(_flag(name), **options)
+        add_setting(groups[setting.group], name)
     return parser
-
-
-def _help(setting: Setting) -> str:
-    if setting.default is dataclasses.MISSING:
-        return setting.help
-    default = setting.default
-    if default is None or setting.kind is bool:
-        default = {None: "none", True: "yes", False: "no"}[default]
-    return f"{setting.help} (default: {default})".replace("%", "%%")
-
-
-def _reader(setting: Setting) -> Callable[[str], Any]:
-    """Return what turns a flag's text into a value; "none" is None where a setting may be that."""
-
-    def read(text: str) -> Any:
-        return None if setting.optional and text == "none" else setting.kind(text)
-
-    read.__name__ = setting.kind.__name__  # argparse says "invalid int value"
-    return read
-
-
-def _flag(name: str) -> str:
-    return f"--{name.replace('_', '-')}"
 
 
 def _describe_recipes() -> str:
@@ -114,7 +74,7 @@ def _describe_recipes() -> str:
     lines = ["recipes that differ from the defaults:"]
     for kind, recipes in (("model", MODEL_RECIPES), ("dataset", DATASET_RECIPES)):
         for name, recipe in recipes.items():
-            flags = [_flag(f"no_{key}") if value is False else f"{_flag(key)} {value}" for key, value in recipe.items()]
+            flags = [flag(f"no_{key}") if value is False else f"{flag(key)} {value}" for key, value in recipe.items()]
             lines.append(f"  --{kind} {name}: {' '.join(flags)}")
     return "\n".join(lines)
 

@@ -186,7 +186,7 @@ class Operator:
         return Requirements()
 
     def multiply_adds(self, *inputs: Extent) -> int:
-        """Return the multiply-adds of one image forward, by the direct method; of weighted sums alone, others have 0."""
+        """Return the multiply-adds of one image forward, by the direct method; 0 but for weighted sums."""
         return 0
 
     def forward(self, c: Context) -> None:

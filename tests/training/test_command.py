@@ -346,12 +346,13 @@ def test_process_exits_with_the_code_and_no_traceback():
 
 
 def test_verbs(capsys):
+    verbs = ", ".join(__main__.VERBS)
     assert __main__.main(["train", "--model", "vgg16", "--lr", "-1"]) == 2
     assert capsys.readouterr().err.startswith("cnnzoo train: lr: ")
     assert __main__.main(["trian"]) == 2
-    assert capsys.readouterr().err == "cnnzoo: expected a verb (train), got 'trian' (did you mean train?)\n"
+    assert capsys.readouterr().err == f"cnnzoo: expected a verb ({verbs}), got 'trian' (did you mean train?)\n"
     assert __main__.main([]) == 2
-    assert capsys.readouterr().err == "cnnzoo: expected a verb (train), got none\n"
+    assert capsys.readouterr().err == f"cnnzoo: expected a verb ({verbs}), got none\n"
 
 
 @pytest.mark.parametrize(

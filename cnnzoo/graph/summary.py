@@ -1,0 +1,144 @@
+"""A graph in numbers: its layers, their parameters and multiply-adds, and the memory that a batch takes."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import numpy as np
+
+from cnnzoo.errors import ConfigError
+from cnnzoo.graph.layout import Layout
+from cnnzoo.graph.passes import DEFAULT_PASSES
+from cnnzoo.graph.tensor import Graph, Node
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayerSummary:
+    """One layer as the model's page has it, before it is merged with others.
+
+    Attributes
+    ----------
+    name : str
+        PyTorch's, where it has parameters.
+    kind : str
+    output_shape : tuple of int
+        (channels, height, width).
+    parameters : int
+    multiply_adds : int
+        Of one image forward, as `Operator.multiply_adds` counts them.
+    """
+
+    name: str
+    kind: str
+    output_shape: tuple[int, int, int]
+    parameters: int
+    multiply_adds: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class MemorySummary:
+    """What a network and a batch take, in bytes.
+
+    Attributes
+    ----------
+    parameters, gradients, momentum : int
+        The parameters, their gradients, and what SGD keeps of earlier steps; without the gaps that align them.
+    running_statistics : int
+        Of batch norm.
+    training_arena : int
+        Activations, gradients of activations and scratch of a training step.
+    inference_arena : int
+        Activations and scratch of a forward pass in inference.
+    """
+
+    parameters: int
+    gradients: int
+    momentum: int
+    running_statistics: int
+    training_arena: int
+    inference_arena: int
+
+    @property
+    def training_step(self) -> int:
+        """All that a training step works on."""
+        return self.parameters + self.gradients + self.momentum + self.running_statistics + self.training_arena
+
+
+@dataclass(frozen=True, kw_only=True)
+class Summary:
+    """A graph's layers, and its memory at one batch size and type."""
+
+    image_shape: tuple[int, int, int]
+    num_classes: int
+    batch_size: int
+    dtype: str
+    layers: tuple[LayerSummary, ...]
+    memory: MemorySummary
+
+    @property
+    def parameters(self) -> int:
+        return sum(layer.parameters for layer in self.layers)
+
+    @property
+    def multiply_adds(self) -> int:
+        return sum(layer.multiply_adds for layer in self.layers)
+
+
+def summarize(
+    graph: Graph,
+    batch_size: int,
+    dtype: str | np.dtype = "float32",
+    passes: Iterable[Callable[[Graph], Graph]] = DEFAULT_PASSES,
+) -> Summary:
+    """Count without making any array or compiling any kernel.
+
+    Parameters
+    ----------
+    graph : Graph
+        Before any rewriting. It is used up, as by a `Network`.
+    batch_size : int
+    dtype : dtype
+        float32 or float64.
+    passes : iterable of callable
+        The rewritings that the network will run with: they decide on its memory.
+
+    Raises
+    ------
+    ConfigError
+        A batch size below 1.
+    """
+    if batch_size < 1:
+        raise ConfigError(f"batch_size: expected 1 or more, got {batch_size}")
+    layers = tuple(_summarize_layer(node) for node in graph.nodes)
+    statistics = sum(buffer.size for node in graph.nodes for buffer in node.operator.buffers)
+    for rewrite in passes:
+        graph = rewrite(graph)
+    itemsize = np.dtype(dtype).itemsize
+    parameter_bytes = sum(layer.parameters for layer in layers) * itemsize
+    training, inference = (Layout(graph, batch_size, training, np.dtype(dtype)) for training in (True, False))
+    extent = graph.input.extent
+    return Summary(
+        image_shape=(extent.channels, extent.height, extent.width),
+        num_classes=graph.output.extent.size,
+        batch_size=batch_size,
+        dtype=np.dtype(dtype).name,
+        layers=layers,
+        memory=MemorySummary(
+            parameters=parameter_bytes,
+            gradients=parameter_bytes,
+            momentum=parameter_bytes,
+            running_statistics=statistics * itemsize,
+            training_arena=training.arena_bytes,
+            inference_arena=inference.arena_bytes,
+        ),
+    )
+
+
+def _summarize_layer(node: Node) -> LayerSummary:
+    extent = node.output.extent
+    return LayerSummary(
+        name=node.name,
+        kind=node.operator.kind,
+        output_shape=(extent.channels, extent.height, extent.width),
+        parameters=sum(parameter.size for parameter in node.operator.parameters),
+        multiply_adds=node.operator.multiply_adds(*(x.extent for x in node.inputs)),
+    )

@@ -1,0 +1,182 @@
+"""A network's layers, parameters, multiply-adds and memory: ``python -m cnnzoo.summary --model NAME``."""
+
+import argparse
+import dataclasses
+import json
+import re
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from cnnzoo.command import Parser, add_setting, run_command
+from cnnzoo.config import RunConfig, list_settings
+from cnnzoo.errors import ConfigError
+
+if TYPE_CHECKING:
+    from cnnzoo.graph.summary import Summary
+
+_DESCRIPTION = """Show what a network is made of and what it takes, or all networks in one table.
+
+examples:
+  cnnzoo summary --model resnet18 --batch-size 64
+  cnnzoo summary --compare"""
+
+_COUNTED = """multiply-adds of one image forward: convolutions and fully connected layers alone,
+zeros of padding included"""
+_EPILOG = f"""{_COUNTED}
+
+memory in MB of 10^6 bytes: a training step works on the parameters, their gradients, momentum, the running
+statistics of batch norm, and one arena of activations, gradients of activations and scratch; the interpreter,
+the compiled kernels and the data set come on top"""
+_BATCH_SIZE = list_settings()["batch_size"].default
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command and return its exit code.
+
+    Parameters
+    ----------
+    arguments : sequence of str or None
+        None: the process's.
+    """
+    return run_command("cnnzoo summary", lambda: summary(arguments))
+
+
+def summary(arguments: Sequence[str] | None) -> None:
+    """Print the summary that the arguments ask for; see `main`."""
+    parsed = _make_parser().parse(arguments)
+    if (parsed.model is None) != parsed.compare:
+        raise ConfigError(f"expected --model NAME or --compare, got {'both' if parsed.compare else 'neither'}")
+    from cnnzoo.models import list_models
+
+    if parsed.compare:
+        found = {name: _summarize(name, parsed) for name in list_models()}
+        plain = [{"model": name} | _to_plain(s, with_layers=False) for name, s in found.items()]
+        print(json.dumps({"models": plain}) if parsed.json else _describe_all(found))
+    else:
+        one = _summarize(parsed.model, parsed)
+        print(json.dumps({"model": parsed.model} | _to_plain(one)) if parsed.json else _describe(parsed.model, one))
+
+
+def _make_parser() -> Parser:
+    parser = Parser(prog="cnnzoo summary", description=_DESCRIPTION, epilog=_EPILOG)
+    parser.add_argument("--model", metavar="NAME", help="network to show")
+    parser.add_argument("--compare", action="store_true", help="one table of all networks")
+    parser.add_argument("--json", action="store_true", help="print as JSON, memory in bytes")
+    add_setting(parser, "batch_size")
+    parser.add_argument("--num-classes", metavar="N", type=int, default=10, help="classes (default: 10)")
+    parser.add_argument(
+        "--image-shape", metavar="CxHxW", type=_read_shape, help="channels, height, width (default: the network's own)"
+    )
+    for name, setting in list_settings().items():
+        if setting.group == "model" and name not in ("model", "init_from"):
+            add_setting(parser, name)
+    return parser
+
+
+def _read_shape(text: str) -> tuple[int, ...]:
+    if not re.fullmatch(r"[1-9]\d{0,5}(x[1-9]\d{0,5}){2}", text, re.ASCII):
+        raise argparse.ArgumentTypeError(f"expected channels, height and width as 3x32x32, got {text!r}")
+    return tuple(map(int, text.split("x")))
+
+
+def _summarize(name: str, parsed: argparse.Namespace) -> "Summary":
+    from cnnzoo.graph.summary import summarize
+    from cnnzoo.models.registry import build_graph
+
+    # One batch size for all, whatever their recipes say.
+    said = {"batch_size": _BATCH_SIZE} | {key: value for key, value in vars(parsed).items() if key in list_settings()}
+    config = RunConfig.from_dict(said | {"model": name})
+    graph = build_graph(
+        name, parsed.num_classes, image_shape=parsed.image_shape, dropout=config.dropout, **config.model_options
+    )
+    return summarize(graph, config.batch_size, config.dtype)
+
+
+def _to_plain(s: "Summary", with_layers: bool = True) -> dict[str, Any]:
+    """Return plain values for JSON."""
+    plain = dataclasses.asdict(s) | {"parameters": s.parameters, "multiply_adds": s.multiply_adds}
+    plain["memory"]["training_step"] = s.memory.training_step
+    if not with_layers:
+        del plain["layers"]
+    return plain
+
+
+def _describe(name: str, s: "Summary") -> str:
+    rows = [["layer", "kind", "output", "parameters", "multiply-adds"]]
+    rows += [
+        [layer.name, layer.kind, _shape(layer.output_shape), _count(layer.parameters), _count(layer.multiply_adds)]
+        for layer in s.layers
+    ]
+    rows.append([f"{len(s.layers)} layers", "", "", _count(s.parameters), _count(s.multiply_adds)])
+    m = s.memory
+    parts = [
+        ("parameters", m.parameters),
+        ("gradients of the parameters", m.gradients),
+        ("momentum", m.momentum),
+        ("running statistics", m.running_statistics),
+        ("activations, their gradients, scratch", m.training_arena),
+        ("in all", m.training_step),
+    ]
+    memory = [[f"  {part}", f"{_megabytes(size)} MB"] for part, size in parts]
+    memory.append(["inference: activations, scratch", f"{_megabytes(m.inference_arena)} MB"])
+    return "\n".join(
+        [
+            f"{name}: images of {_shape(s.image_shape)}, {s.num_classes} classes",
+            "",
+            *_align(rows, left=2),
+            _COUNTED,
+            "",
+            f"memory of a training step, batches of {s.batch_size:,}, {s.dtype}",
+            *_align(memory, left=1),
+        ]
+    )
+
+
+def _describe_all(found: dict[str, "Summary"]) -> str:
+    rows = [["model", "images", "layers", "parameters", "multiply-adds", "training MB", "inference MB"]]
+    for name, s in found.items():
+        training, inference = s.memory.training_step, s.memory.inference_arena
+        rows.append(
+            [
+                *(name, _shape(s.image_shape), str(len(s.layers)), _count(s.parameters), _count(s.multiply_adds)),
+                *(_megabytes(training), _megabytes(inference)),
+            ]
+        )
+    s = next(iter(found.values()))
+    return "\n".join(
+        [
+            *_align(rows, left=1),
+            _COUNTED,
+            f"memory for batches of {s.batch_size:,}, {s.dtype}: "
+            "all that a training step works on; activations and scratch in inference",
+        ]
+    )
+
+
+def _align(rows: list[list[str]], left: int) -> list[str]:
+    """Return a line for each row; the first `left` columns to the left, the others, which are numbers, to the right."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return [
+        "  ".join(
+            cell.ljust(width) if i < left else cell.rjust(width)
+            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+        )
+        for row in rows
+    ]
+
+
+def _shape(shape: tuple[int, ...]) -> str:
+    return "x".join(map(str, shape))
+
+
+def _count(number: int) -> str:
+    return f"{number:,}" if number else "-"
+
+
+def _megabytes(size: int) -> str:
+    return f"{size / 1e6:,.1f}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
