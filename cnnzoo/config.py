@@ -144,6 +144,9 @@ class RunConfig:
     )
 
     dataset: str | None = _setting("data", "data set; none: CIFAR-10 where it is found, else synthetic", None)
+    emnist_split: str = _setting(
+        "data", "split of EMNIST: balanced, letters, digits, byclass, bymerge or mnist", "balanced"
+    )
     data_dir: str | None = _setting("data", "folder in which the data set lies; none: the default place", None)
     limit_train: int | None = _setting("data", "train on this many images", None, minimum=1)
     limit_test: int | None = _setting("data", "test on this many images", None, minimum=1)

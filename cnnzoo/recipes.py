@@ -21,6 +21,7 @@ MODEL_RECIPES: dict[str, dict[str, Any]] = {
 DATASET_RECIPES: dict[str, dict[str, Any]] = {
     # A mirrored digit is another one, or none.
     "mnist": {"flip": False},
+    "emnist": {"flip": False},
     # Short: it shows on two cores within minutes that a network learns.
     "synthetic": {"epochs": 5, "schedule": "cosine", "augmentation": False},
 }

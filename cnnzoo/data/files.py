@@ -42,12 +42,14 @@ def folders_to_search(folder: Path) -> list[Path]:
         return [folder, *sorted(Path(entry.path) for entry in os.scandir(folder) if entry.is_dir())]
 
 
-def check_labels(path: Path, labels: np.ndarray, num_classes: int) -> None:
-    """Raise `DataError` for the first label that is not in 0..num_classes-1."""
-    wrong = np.flatnonzero((labels < 0) | (labels >= num_classes))
+def check_labels(path: Path, labels: np.ndarray, num_classes: int, first_label: int = 0) -> None:
+    """Raise `DataError` for the first label that is not in first_label..first_label+num_classes-1."""
+    last_label = first_label + num_classes - 1
+    wrong = np.flatnonzero((labels < first_label) | (labels > last_label))
     if len(wrong):
-        first = wrong[0]
-        raise DataError(f"{path}: expected labels from 0 to {num_classes - 1}, image {first} has label {labels[first]}")
+        image = wrong[0]
+        expected = f"expected labels from {first_label} to {last_label}"
+        raise DataError(f"{path}: {expected}, image {image} has label {labels[image]}")
 
 
 def assemble(

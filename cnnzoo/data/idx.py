@@ -44,19 +44,22 @@ class IdxFolder:
     dimensions : 3 or 4
         Of the images: gray or color.
     files : dict from (split, batch number, "images" or "labels") to a path
+    prefix : str
+        With which the names of all files begin.
     """
 
     folder: Path
     dimensions: int
     files: dict[tuple[str, int, str], Path]
+    prefix: str = ""
 
 
-def find_idx(folder: Path) -> IdxFolder | None:
-    """Look for IDX files directly in `folder`; None where there are none."""
+def find_idx(folder: Path, prefix: str = "") -> IdxFolder | None:
+    """Look for IDX files whose names begin with `prefix` directly in `folder`; None where there are none."""
     files: dict[tuple[str, int, str], Path] = {}
     named: set[str] = set()
     for path in sorted(folder.iterdir()):
-        if match := _NAME.fullmatch(path.name):
+        if path.name.startswith(prefix) and (match := _NAME.fullmatch(path.name, len(prefix))):
             split = "train" if match["split"] == "train" else "test"
             files.setdefault((split, int(match["number"] or 0), match["content"]), path)
             named.add(match["dimensions"])
@@ -65,9 +68,9 @@ def find_idx(folder: Path) -> IdxFolder | None:
     magics = {_peek_magic(path) for (_, _, content), path in files.items() if content == "images"}
     # Names decide where the magic numbers contradict them or one another: then reading says which file is wrong.
     if "4" in named or 0x800 + COLOR in magics:
-        return IdxFolder(folder=folder, dimensions=COLOR, files=files)
+        return IdxFolder(folder=folder, dimensions=COLOR, files=files, prefix=prefix)
     gray = "3" in named or 0x800 + GRAY in magics
-    return IdxFolder(folder=folder, dimensions=GRAY if gray else COLOR, files=files)
+    return IdxFolder(folder=folder, dimensions=GRAY if gray else COLOR, files=files, prefix=prefix)
 
 
 def read_idx(path: Path, dimensions: int) -> np.ndarray:
@@ -103,19 +106,27 @@ def read_idx(path: Path, dimensions: int) -> np.ndarray:
 
 
 def read_idx_split(
-    found: IdxFolder, split: SplitName, image_shape: tuple[int, int, int], num_classes: int, limit: int | None
+    found: IdxFolder,
+    split: SplitName,
+    image_shape: tuple[int, int, int],
+    num_classes: int,
+    limit: int | None,
+    *,
+    first_label: int = 0,
 ) -> Split:
-    """Read and check all files of one split and keep the first `limit` images.
+    """Read and check all files of one split and keep the first `limit` images; labels are counted from 0 then.
 
     Raises
     ------
     DataError
         As `read_idx`; images without labels or the other way round; images of another shape than (channels, height,
-        width) `image_shape`; labels that are not in 0..num_classes-1.
+        width) `image_shape`; labels that are not in first_label..first_label+num_classes-1.
     """
     numbers = sorted({number for name, number, _ in found.files if name == split})
     if not numbers:
-        names = "train-images-idx*" if split == "train" else "t10k-images-idx* or test-images-idx*"
+        names = " or ".join(
+            f"{found.prefix}{name}-images-idx*" for name in (("train",) if split == "train" else ("t10k", "test"))
+        )
         raise DataError(f"{found.folder}: expected IDX files of the {split} images ({names}), found none")
     parts = []
     for number in numbers:
@@ -123,8 +134,11 @@ def read_idx_split(
             if (split, number, content) not in found.files:
                 other = found.files[split, number, "labels" if content == "images" else "images"]
                 raise DataError(f"{found.folder}: expected an IDX file of {content} beside {other.name}, found none")
-        parts.append(_read_pair(found, (split, number), image_shape if found.dimensions == COLOR else image_shape[1:]))
-        check_labels(found.files[split, number, "labels"], parts[-1][1], num_classes)
+        images, labels = _read_pair(
+            found, (split, number), image_shape if found.dimensions == COLOR else image_shape[1:]
+        )
+        check_labels(found.files[split, number, "labels"], labels, num_classes, first_label)
+        parts.append((images, labels - np.uint8(first_label)))
     return assemble(parts, image_shape, sum(len(labels) for _, labels in parts), limit)
 
 

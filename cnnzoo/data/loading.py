@@ -2,13 +2,15 @@
 
 import os
 from pathlib import Path
+from typing import NamedTuple
 
-from cnnzoo.data import cifar10, mnist, synthetic
+from cnnzoo.data import cifar10, emnist, mnist, synthetic
 from cnnzoo.data.dataset import Dataset, Split
-from cnnzoo.data.normalization import get_normalization
+from cnnzoo.data.normalization import NORMALIZATIONS, Normalization, get_normalization
 from cnnzoo.errors import ConfigError, DataError, suggest
 
-DATASETS = ("cifar10", "mnist", "synthetic")
+DATASETS = ("cifar10", "mnist", "emnist", "synthetic")
+EMNIST_SPLITS = tuple(emnist.CLASSES)
 
 _CIFAR10_HELP = (
     "download cifar-10-binary.tar.gz or cifar-10-python.tar.gz from https://www.cs.toronto.edu/~kriz/cifar.html "
@@ -18,6 +20,21 @@ _MNIST_HELP = (
     "put train-images-idx3-ubyte.gz, train-labels-idx1-ubyte.gz, t10k-images-idx3-ubyte.gz and "
     "t10k-labels-idx1-ubyte.gz into {folder}"
 )
+_EMNIST_HELP = (
+    "download gzip.zip from https://www.nist.gov/itl/products-and-services/emnist-dataset "
+    "and unpack emnist-{split}-* of it into {folder}"
+)
+_HELP = {"cifar10": _CIFAR10_HELP, "mnist": _MNIST_HELP, "emnist": _EMNIST_HELP}
+
+
+class _Content(NamedTuple):
+    """What a data set's files hold, where they are from, and its own statistics."""
+
+    train: Split
+    test: Split
+    classes: tuple[str, ...]
+    origin: str
+    normalization: Normalization
 
 
 def default_data_dir() -> Path:
@@ -59,9 +76,11 @@ def choose_dataset(name: str | None = None, data_dir: str | os.PathLike | None =
         return "cifar10", folder
     if mnist.find_mnist(folder):
         return "mnist", folder
+    if emnist.list_emnist(folder):
+        return "emnist", folder
     raise DataError(
-        f"{folder}: expected CIFAR-10 (cifar-10-batches-bin, cifar-10-batches-py or IDX files) or MNIST, "
-        f"found neither; for CIFAR-10, {_CIFAR10_HELP.format(folder=folder)}"
+        f"{folder}: expected CIFAR-10 (cifar-10-batches-bin, cifar-10-batches-py or IDX files), MNIST or EMNIST, "
+        f"found none; for CIFAR-10, {_CIFAR10_HELP.format(folder=folder)}"
     )
 
 
@@ -73,6 +92,7 @@ def load_dataset(
     limit_test: int | None = None,
     seed: int = 0,
     normalization: str | None = None,
+    emnist_split: str = "balanced",
 ) -> Dataset:
     """Load a data set, checking every file of it first.
 
@@ -88,7 +108,9 @@ def load_dataset(
     seed : int
         Of the synthetic pictures; the others do not use it. Runs that are to be compared should leave it as it is.
     normalization : str or None
-        A key of `cnnzoo.data.NORMALIZATIONS`. None: the data set's own.
+        A key of `cnnzoo.data.NORMALIZATIONS`. None: the data set's own; those of EMNIST are measured.
+    emnist_split : str
+        One of `EMNIST_SPLITS`; the other data sets do not use it.
 
     Returns
     -------
@@ -97,7 +119,7 @@ def load_dataset(
     Raises
     ------
     ConfigError
-        Unknown name, a limit below 1, or a normalization that does not fit.
+        Unknown name or split, a limit below 1, or a normalization that does not fit.
     DataError
         The data set is not there (the message says how to get it), incomplete or malformed.
     """
@@ -105,49 +127,61 @@ def load_dataset(
     for option, limit in (("limit_train", limit_train), ("limit_test", limit_test)):
         if limit is not None and limit < 1:
             raise ConfigError(f"{option}: expected 1 or more images, got {limit}")
-    channels = mnist.IMAGE_SHAPE[0] if name == "mnist" else 3
-    statistics = get_normalization(normalization or name, channels)
+    if emnist_split not in EMNIST_SPLITS:
+        hint = suggest(emnist_split, EMNIST_SPLITS)
+        raise ConfigError(f"emnist_split: expected one of {', '.join(EMNIST_SPLITS)}, got {emnist_split!r}{hint}")
+    channels = 1 if name in ("mnist", "emnist") else 3
+    asked = None if normalization is None else get_normalization(normalization, channels)
     if name == "synthetic":
-        train, test = synthetic.render_synthetic(
-            min(limit_train or synthetic.NUM_TRAIN, synthetic.NUM_TRAIN),
-            min(limit_test or synthetic.NUM_TEST, synthetic.NUM_TEST),
-            seed=seed,
-        )
-        classes, origin = synthetic.CLASSES, f"synthetic pictures rendered from seed {seed}, not CIFAR-10"
+        content = _render(limit_train, limit_test, seed)
         note = f"For CIFAR-10, {_CIFAR10_HELP.format(folder=default_data_dir())}."
     else:
-        train, test, classes, origin = _read(name, _folder(data_dir), limit_train, limit_test)
+        content = _read(name, _folder(data_dir), limit_train, limit_test, emnist_split)
         note = ""
+    statistics = asked or content.normalization
+    counts = f"{len(content.train):,} training and {len(content.test):,} test images"
     return Dataset(
         name=name,
-        train=train,
-        test=test,
-        classes=classes,
+        train=content.train,
+        test=content.test,
+        classes=content.classes,
         mean=statistics.mean,
         std=statistics.std,
-        source=f"{origin}: {len(train):,} training and {len(test):,} test images",
+        source=f"{content.origin}: {counts}",
         note=note,
     )
 
 
-def _read(
-    name: str, folder: Path, limit_train: int | None, limit_test: int | None
-) -> tuple[Split, Split, tuple[str, ...], str]:
-    """Return both splits, the classes and where they are from."""
+def _render(limit_train: int | None, limit_test: int | None, seed: int) -> _Content:
+    splits = synthetic.render_synthetic(
+        min(limit_train or synthetic.NUM_TRAIN, synthetic.NUM_TRAIN),
+        min(limit_test or synthetic.NUM_TEST, synthetic.NUM_TEST),
+        seed=seed,
+    )
+    origin = f"synthetic pictures rendered from seed {seed}, not CIFAR-10"
+    return _Content(*splits, synthetic.CLASSES, origin, NORMALIZATIONS["synthetic"])
+
+
+def _read(name: str, folder: Path, limit_train: int | None, limit_test: int | None, emnist_split: str) -> _Content:
+    """Find and read a data set that has files."""
+    limits = {"limit_train": limit_train, "limit_test": limit_test}
+    how = f"to get it, {_HELP[name].format(folder=folder, split=emnist_split)}"
     if not folder.is_dir():
         found = "a file" if folder.is_file() else "nothing"
-        raise DataError(f"{folder}: expected a folder with {name}, found {found}; {_how_to_get(name, folder)}")
+        raise DataError(f"{folder}: expected a folder with {name}, found {found}; {how}")
     if name == "cifar10" and (layout := cifar10.find_cifar10(folder)):
-        parts = cifar10.read_cifar10(layout, limit_train=limit_train, limit_test=limit_test)
-        return *parts, f"CIFAR-10 ({layout.kind} files) from {layout.folder}"
+        origin = f"CIFAR-10 ({layout.kind} files) from {layout.folder}"
+        return _Content(*cifar10.read_cifar10(layout, **limits), origin, NORMALIZATIONS[name])
     if name == "mnist" and (files := mnist.find_mnist(folder)):
-        splits = mnist.read_mnist(files, limit_train=limit_train, limit_test=limit_test)
-        return *splits, mnist.CLASSES, f"MNIST from {files.folder}"
-    raise DataError(f"{folder}: expected {name}, found none of its files; {_how_to_get(name, folder)}")
-
-
-def _how_to_get(name: str, folder: Path) -> str:
-    return f"to get it, {(_CIFAR10_HELP if name == 'cifar10' else _MNIST_HELP).format(folder=folder)}"
+        origin = f"MNIST from {files.folder}"
+        return _Content(*mnist.read_mnist(files, **limits), mnist.CLASSES, origin, NORMALIZATIONS[name])
+    if name == "emnist" and (files := emnist.find_emnist(folder, emnist_split)):
+        train, test, measured = emnist.read_emnist(files, emnist_split, **limits)
+        origin = f"EMNIST {emnist_split} from {files.folder}"
+        return _Content(train, test, emnist.CLASSES[emnist_split], origin, measured)
+    if name == "emnist" and (others := emnist.list_emnist(folder)):
+        raise DataError(f"{folder}: expected the {emnist_split} split of EMNIST, found {', '.join(others)}; {how}")
+    raise DataError(f"{folder}: expected {name}, found none of its files; {how}")
 
 
 def _folder(data_dir: str | os.PathLike | None) -> Path:

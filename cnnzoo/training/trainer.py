@@ -64,6 +64,7 @@ class Trainer:
             limit_train=config.limit_train,
             limit_test=config.limit_test,
             normalization=config.normalization,
+            emnist_split=config.emnist_split,
         )
         self.train_batches, self.test_batches = _make_batches(config, self.dataset)
         self.net = create_model(
