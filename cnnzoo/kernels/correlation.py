@@ -8,6 +8,7 @@ from cnnzoo.kernels.blocks import block_count
 from cnnzoo.kernels.compile import kernel, worker
 from cnnzoo.kernels.convolution import GRADIENT_RELU, PLAIN, SCALE_SHIFT_RELU
 from cnnzoo.kernels.gemm import multiply_block, pack_rows
+from cnnzoo.kernels.simd import add, lanes, load, multiply_add, pointer, positive_part, store, where_positive
 from cnnzoo.kernels.vectors import copy_run, panel_width, zero_run
 
 ROW_BLOCK = 96  # pixels of a block; a multiple of every TILE_ROWS
@@ -26,25 +27,32 @@ GEOMETRY_FIELDS = 14  # the taps' offsets follow: row and column of each
 @worker
 def transform_run(kind, x, x_at, coefficients, channels, first, count, z, z_at, y, y_at):
     """Apply a prologue to channels first .. first + count of one pixel, of `channels` in all."""
-    xr, yr = x[x_at : x_at + count], y[y_at : y_at + count]
-    scale = coefficients[first : first + count]
-    shift = coefficients[channels + first : channels + first + count]
-    if kind == SCALE_SHIFT_RELU:
-        for c in range(count):
-            value = xr[c] * scale[c] + shift[c]
-            yr[c] = value if not value <= 0 else 0  # a NaN stays
-        return
-    zr = z[z_at : z_at + count]
-    at = 2 * channels + first
-    a, b = coefficients[at : at + count], coefficients[at + channels : at + channels + count]
-    constant = coefficients[at + 2 * channels : at + 2 * channels + count]
-    if kind == GRADIENT_RELU:
-        for c in range(count):
-            dz = xr[c] if zr[c] * scale[c] + shift[c] > 0 else 0
-            yr[c] = a[c] * dz + b[c] * zr[c] + constant[c]
-    else:
-        for c in range(count):
-            yr[c] = a[c] * xr[c] + b[c] * zr[c] + constant[c]
+    px, pz, py, scale = pointer(x), pointer(z), pointer(y), pointer(coefficients)
+    for c in range(0, count, lanes(py)):
+        n, at = count - c, first + c
+        value = load(px, x_at + c, n)
+        if kind == SCALE_SHIFT_RELU:
+            value = positive_part(multiply_add(value, load(scale, at, n), load(scale, at + channels, n)))
+        else:
+            normalized = load(pz, z_at + c, n)
+            if kind == GRADIENT_RELU:
+                preactivation = multiply_add(normalized, load(scale, at, n), load(scale, at + channels, n))
+                value = where_positive(preactivation, value)
+            a, b, constant = (
+                load(scale, at + 2 * channels, n),
+                load(scale, at + 3 * channels, n),
+                load(scale, at + 4 * channels, n),
+            )
+            value = multiply_add(a, value, multiply_add(b, normalized, constant))
+        store(py, y_at + c, n, value)
+
+
+@worker
+def _add_run(x, x_at, y, y_at, count):
+    px, py = pointer(x), pointer(y)
+    for c in range(0, count, lanes(py)):
+        n = count - c
+        store(py, y_at + c, n, add(load(px, x_at + c, n), load(py, y_at + c, n)))
 
 
 @worker
@@ -88,19 +96,9 @@ def _scatter_block(g, first, count, column, columns, block, block_at, ld, y, ldy
         at = ((image * g[TARGET_HEIGHT] + h) * g[TARGET_WIDTH] + w) * ldy + column
         row_at = block_at + (p - first) * ld
         if accumulate:
-            yr, row = y[at : at + columns], block[row_at : row_at + columns]
-            for c in range(columns):
-                yr[c] += row[c]
+            _add_run(block, row_at, y, at, columns)
         else:
             copy_run(block, row_at, y, at, columns)
-
-
-@worker
-def _add_bias(rows, columns, bias, y, y_at, ldy):
-    for r in range(rows):
-        yr = y[y_at + r * ldy : y_at + r * ldy + columns]
-        for c in range(columns):
-            yr[c] += bias[c]
 
 
 @worker
@@ -142,7 +140,8 @@ def _correlate_block(
     if not direct:
         _scatter_block(g, first, count, column, columns, out, out_at, ldo, y, ldy, accumulate)
     if bias.size > 0:
-        _add_bias(count, columns, bias[column : column + columns], y, first * ldy + column, ldy)
+        for r in range(first, first + count):
+            _add_run(bias, column, y, r * ldy + column, columns)
     if statistics.size > 0:
         block_statistics(y[first * ldy :], ldy, count, columns, statistics[block * 2 * columns :])
 
