@@ -148,8 +148,8 @@ def _describe_all(found: dict[str, "Summary"]) -> str:
         [
             *_align(rows, left=1),
             _COUNTED,
-            f"memory for batches of {s.batch_size:,}, {s.dtype}: "
-            "all that a training step works on; activations and scratch in inference",
+            f"memory for batches of {s.batch_size:,}, {s.dtype}: training, all that a step works on;",
+            "inference, activations and scratch",
         ]
     )
 

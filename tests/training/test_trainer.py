@@ -10,7 +10,7 @@ import safetensors
 
 from cnnzoo.config import RunConfig
 from cnnzoo.errors import CnnzooError, ConfigError, DataError, StateError, WeightsError
-from cnnzoo.interop.weights import load_weights, save_weights
+from cnnzoo.interop import load_weights, save_hex_weights, save_weights
 from cnnzoo.training import trainer as trainer_module
 from cnnzoo.training.history import EpochRecord
 from cnnzoo.training.observer import Observer
@@ -125,6 +125,13 @@ def test_init_from_takes_the_weights(make_config):
     first = Trainer(make_config())
     folder = first.fit().folder
     second = Trainer(make_config(seed=7, init_from=folder / "final.safetensors"))
+    np.testing.assert_array_equal(second.net.parameter_arena, first.net.parameter_arena)
+
+
+def test_init_from_takes_a_folder_of_hexadecimal_weights(make_config, tmp_path):
+    first = Trainer(make_config())
+    save_hex_weights(tmp_path / "weights", first.net.state_dict())
+    second = Trainer(make_config(seed=7, init_from=tmp_path / "weights"))
     np.testing.assert_array_equal(second.net.parameter_arena, first.net.parameter_arena)
 
 
