@@ -52,7 +52,8 @@ class Layout:
         self.graph, self.images, self.training, self.dtype = graph, images, training, np.dtype(dtype)
         self._nodes = graph.nodes
         self._values: list[Value] = []
-        self._slices = _concatenation_slices(graph)
+        self._contiguous = {x for node in graph.nodes if node.operator.needs_contiguous for x in node.inputs}
+        self._slices = _concatenation_slices(graph, self._contiguous)
         self.requirements: list[Requirements] = [
             node.operator.requirements(images, training, self.dtype, *(x.extent for x in node.inputs))
             for node in self._nodes
@@ -130,8 +131,8 @@ class Layout:
         self.gradients[self.graph.output] = self._whole(self.graph.output, len(nodes), len(nodes))
         for k in reversed(range(len(nodes))):
             node, step = nodes[k], self._backward_step(k)
-            if node.output not in self.wanted:
-                continue
+            if node.output not in self.wanted or node.output not in self.gradients:
+                continue  # no parameter lies above it, or the logits do not depend on it
             dy = self.gradients[node.output]
             dy.value.read_at(step)
             self.backward_scratch[k] = self._new(self.requirements[k].backward_scratch, step, step)
@@ -143,21 +144,22 @@ class Layout:
                     self.gradients[x].value.read_at(step)
                 elif x in self.wanted or not node.operator.skips_unwanted:
                     in_place = i == 0 and node.operator.backward_in_place and x.extent == node.output.extent
-                    if in_place or node.operator.concatenates:
-                        self.gradients[x] = Place(dy.value, dy.channel + channel, dy.ld)
+                    slice_of_dy = Place(dy.value, dy.channel + channel, dy.ld)
+                    fits = x not in self._contiguous or slice_of_dy.ld == x.channels
+                    if (in_place or node.operator.concatenates) and fits:
+                        self.gradients[x] = slice_of_dy
                     else:
                         self.gradients[x] = self._whole(x, step, step)
                 channel += x.channels
 
 
-def _concatenation_slices(graph: Graph) -> dict[Tensor, tuple[Tensor, int]]:
+def _concatenation_slices(graph: Graph, contiguous: set[Tensor]) -> dict[Tensor, tuple[Tensor, int]]:
     """Return, for each term of a concatenation, the tensor of whose buffer it is a slice, and its first channel.
 
     A concatenation that is itself a term is a slice, and its terms are slices of the same buffer: so a dense block's
     features grow in one place. A term of two concatenations lies in the last one's; the other one copies it.
     """
     deferred = {node.output for node in graph.nodes if node.operator.deferred}
-    contiguous = {x for node in graph.nodes if node.operator.needs_contiguous for x in node.inputs}
     excluded = deferred | contiguous | {graph.input}
     slices: dict[Tensor, tuple[Tensor, int]] = {}
     for node in reversed(graph.nodes):

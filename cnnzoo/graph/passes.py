@@ -13,7 +13,8 @@ from cnnzoo.graph.tensor import Graph, Node
 def fuse_batch_norm_add(graph: Graph) -> Graph:
     """Merge a batch norm with the addition that alone reads it: one pass over memory instead of two.
 
-    Where both terms are batch norms, the one that comes last is merged, and the other one is its residual.
+    Where both terms are batch norms, the one that comes last is merged, and the other one is its residual. A batch norm
+    that is added to its own input stays: one kernel cannot write and add to the same gradient.
     """
     producers = {node.output: node for node in graph.nodes}
     consumers = graph.consumers()
@@ -23,6 +24,7 @@ def fuse_batch_norm_add(graph: Graph) -> Graph:
             continue
         terms = [producers[x] for x in node.inputs if x in producers]
         terms = [t for t in terms if _is_plain_batch_norm(t) and consumers[t.output] == [node]]
+        terms = [t for t in terms if t.inputs[0] not in node.inputs]
         if terms:
             merged[node] = max(terms, key=graph.nodes.index)
     used = set(merged.values())
