@@ -71,7 +71,7 @@ def load_weights(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
         raise WeightsError(f"{path}: expected a safetensors file or a folder of hexadecimal weights, found nothing")
     try:
         content = path.read_bytes()
-        tensors = safetensors.deserialize(content)
+        tensors = sorted(safetensors.deserialize(content), key=lambda item: item[0])  # they come in any order
     except OSError as error:
         raise WeightsError(f"{path}: {error.strerror or error}") from error
     except safetensors.SafetensorError as error:
