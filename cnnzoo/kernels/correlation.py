@@ -7,21 +7,21 @@ from cnnzoo.kernels.batch_norm import block_statistics
 from cnnzoo.kernels.blocks import block_count
 from cnnzoo.kernels.compile import kernel, worker
 from cnnzoo.kernels.convolution import GRADIENT_RELU, PLAIN, SCALE_SHIFT_RELU
-from cnnzoo.kernels.gemm import multiply_block, pack_rows
+from cnnzoo.kernels.gemm import multiply_block, pack_rows, pack_taps, pack_tasks
 from cnnzoo.kernels.simd import add, lanes, load, multiply_add, pointer, positive_part, store, where_positive
 from cnnzoo.kernels.vectors import copy_run, panel_width, zero_run
 
-ROW_BLOCK = 96  # pixels of a block; a multiple of every TILE_ROWS
+ROW_BLOCK = 96  # the most pixels of a block; a multiple of every TILE_ROWS
 DEPTH_BLOCK = 512  # ROW_BLOCK x DEPTH_BLOCK float32 is 192 KiB, within every second-level cache
 
 # A correlation's geometry travels as one int64 array; these are its fields. The grid is the set of positions that are
 # computed. Grid position (i, j) reads source pixel (i * STEP + row offset, j * STEP + column offset) of each tap and
-# writes target pixel (i * TARGET_STEP + TOP, j * TARGET_STEP + LEFT).
+# writes target pixel (i * TARGET_STEP + TOP, j * TARGET_STEP + LEFT). A block has ROWS positions, at most ROW_BLOCK.
 (
     IMAGES, SOURCE_HEIGHT, SOURCE_WIDTH, CHANNELS, GRID_HEIGHT, GRID_WIDTH, STEP,
-    TARGET_HEIGHT, TARGET_WIDTH, TARGET_STEP, TOP, LEFT, COLUMNS, TAPS,
-) = range(14)  # fmt: skip
-GEOMETRY_FIELDS = 14  # the taps' offsets follow: row and column of each
+    TARGET_HEIGHT, TARGET_WIDTH, TARGET_STEP, TOP, LEFT, COLUMNS, ROWS, TAPS,
+) = range(15)  # fmt: skip
+GEOMETRY_FIELDS = 15  # the taps' offsets follow: row and column of each
 
 
 @worker
@@ -114,8 +114,8 @@ def _correlate_block(
     g, block, column, columns, x, ldx, panels, kind, coefficients, z, ldz,
     y, ldy, accumulate, bias, statistics, scratch, scratch_at,
 ):  # fmt: skip
-    first = block * ROW_BLOCK
-    count = min(ROW_BLOCK, g[IMAGES] * g[GRID_HEIGHT] * g[GRID_WIDTH] - first)
+    first = block * g[ROWS]
+    count = min(g[ROWS], g[IMAGES] * g[GRID_HEIGHT] * g[GRID_WIDTH] - first)
     depth = g[TAPS] * g[CHANNELS]
     width = panel_width(x)
     segment = block_count(depth, max(1, block_count(depth, DEPTH_BLOCK)))
@@ -147,22 +147,30 @@ def _correlate_block(
 
 
 @kernel(
-    "void(i8[::1], T[::1], i8, T[::1], i8, i8, T[::1], T[::1], i8, T[::1], i8, bool_, T[::1], T[::1], T[::1], i8)",
+    "void(i8[::1], T[::1], i8, i8, T[::1], T[::1], i8, T[::1], i8[::1], bool_, T[::1], i8, "
+    "T[::1], i8, bool_, T[::1], T[::1], T[::1], i8)",
     parallel=True,
 )
 def correlate(
-    g, x, ldx, panels, group, kind, coefficients, z, ldz, y, ldy, accumulate, bias, statistics, scratch, scratch_stride
-):
-    """y (+)= the correlation of prologue(x) with packed weights, at the grid positions of geometry `g`; see above.
+    g, x, ldx, kind, coefficients, z, ldz, w, taps, transposed, panels, group,
+    y, ldy, accumulate, bias, statistics, scratch, scratch_stride,
+):  # fmt: skip
+    """y (+)= the correlation of prologue(x) with the weights, at the grid positions of geometry `g`; see above.
 
-    Tasks are blocks of `ROW_BLOCK` positions by `group` columns, a multiple of the panel width. `bias` and
+    Tap t of the weights begins at ``w[taps[t]]``: a matrix [channels, columns], or [columns, channels] if `transposed`.
+    All are packed into `panels` first, in tasks of their own.
+
+    Tasks are blocks of ROWS positions by `group` columns, a multiple of the panel width. `bias` and
     `statistics` may be empty; the latter are [blocks][mean, M2][columns] and want all columns in one group. `scratch`
     holds `scratch_stride` elements a thread.
     """
-    blocks = block_count(g[IMAGES] * g[GRID_HEIGHT] * g[GRID_WIDTH], ROW_BLOCK)
+    blocks = block_count(g[IMAGES] * g[GRID_HEIGHT] * g[GRID_WIDTH], g[ROWS])
     groups = block_count(g[COLUMNS], group)
+    for item in prange(pack_tasks(g[TAPS], g[CHANNELS])):
+        pack_taps(np.int64(item), w, taps, g[CHANNELS], g[COLUMNS], transposed, panels)
     for item in prange(blocks * groups):
-        block, column = np.int64(item) // groups, np.int64(item) % groups * group
+        # Neighboring tasks differ in their rows: a short last block then falls to all threads alike.
+        block, column = np.int64(item) % blocks, np.int64(item) // blocks * group
         _correlate_block(
             g, block, column, min(group, g[COLUMNS] - column), x, ldx, panels, kind, coefficients, z, ldz,
             y, ldy, accumulate, bias, statistics, scratch, np.int64(get_thread_id()) * scratch_stride,
@@ -188,8 +196,8 @@ def _weight_gradient_block(
     rows_at = panels_at + block_count(columns, width) * width * ROW_BLOCK
     in_place = is_pixel_matrix_product(g, x.itemsize, ldx, kind)
     for chunk in range(first_chunk, last_chunk):
-        first = chunk * ROW_BLOCK
-        count = min(ROW_BLOCK, positions - first)
+        first = chunk * g[ROWS]
+        count = min(g[ROWS], positions - first)
         if dy_kind == PLAIN:
             pack_rows(count, columns, dy, first * lddy + column, lddy, scratch, panels_at, ROW_BLOCK * width)
         else:
@@ -224,7 +232,7 @@ def correlate_weights(
     write to dw; with more to ``slot_sums[slots, rows, columns]``, which `add_slots` then adds.
     """
     depth, all_columns = g[TAPS] * g[CHANNELS], g[COLUMNS]
-    chunks = block_count(g[IMAGES] * g[GRID_HEIGHT] * g[GRID_WIDTH], ROW_BLOCK)
+    chunks = block_count(g[IMAGES] * g[GRID_HEIGHT] * g[GRID_WIDTH], g[ROWS])
     row_blocks, column_blocks = block_count(depth, row_block), block_count(all_columns, column_block)
     for item in prange(slots * row_blocks * column_blocks):
         slot, rest = divmod(np.int64(item), row_blocks * column_blocks)

@@ -5,10 +5,7 @@ tile reads it contiguously. A and C are row-major with leading dimensions; A may
 large operands into blocks are those of the convolution: a matrix product is a 1x1 convolution of a pixel matrix.
 """
 
-import numpy as np
-from numba import prange
-
-from cnnzoo.kernels.compile import kernel, worker
+from cnnzoo.kernels.compile import worker
 from cnnzoo.kernels.vectors import TILE_ROWS, TILE_VECTORS, VECTOR_BYTES, copy_run, multiply_tile, panel_width, zero_run
 
 SMALL_ROWS = 4  # the tile that takes what TILE_ROWS leaves over, before single rows
@@ -78,21 +75,25 @@ def pack_columns(depth, columns, b, b_at, ldb, panels, panels_at, panel_stride):
 PACK_DEPTH = 256  # rows of B that one task packs
 
 
-@kernel("void(T[::1], i8[::1], i8, i8, i8, bool_, T[::1])", parallel=True)
-def pack_taps(w, taps, tap_count, tap_depth, columns, transposed, panels):
-    """Pack B, the rows of `tap_count` taps of `w` one below the other, into panels of depth tap_count * tap_depth.
+@worker
+def pack_tasks(tap_count, tap_depth):
+    """How many tasks `pack_taps` has."""
+    return tap_count * ((tap_depth + PACK_DEPTH - 1) // PACK_DEPTH)
+
+
+@worker
+def pack_taps(task, w, taps, tap_depth, columns, transposed, panels):
+    """Do one task of packing B, the taps of `w` one below the other, into panels of depth taps.size * tap_depth.
 
     Tap t begins at ``w[taps[t]]`` and is [tap_depth, columns], or [columns, tap_depth] if `transposed`.
     """
     width = panel_width(w)
-    panel_stride = tap_count * tap_depth * width
-    pieces = (tap_depth + PACK_DEPTH - 1) // PACK_DEPTH
-    for item in prange(tap_count * pieces):
-        t, piece = divmod(np.int64(item), pieces)
-        k = piece * PACK_DEPTH
-        count = min(PACK_DEPTH, tap_depth - k)
-        to = (t * tap_depth + k) * width
-        if transposed:
-            pack_columns(count, columns, w, taps[t] + k, tap_depth, panels, to, panel_stride)
-        else:
-            pack_rows(count, columns, w, taps[t] + k * columns, columns, panels, to, panel_stride)
+    panel_stride = taps.size * tap_depth * width
+    t, piece = divmod(task, pack_tasks(1, tap_depth))
+    k = piece * PACK_DEPTH
+    count = min(PACK_DEPTH, tap_depth - k)
+    to = (t * tap_depth + k) * width
+    if transposed:
+        pack_columns(count, columns, w, taps[t] + k, tap_depth, panels, to, panel_stride)
+    else:
+        pack_rows(count, columns, w, taps[t] + k * columns, columns, panels, to, panel_stride)

@@ -23,69 +23,105 @@ import numpy as np
 
 from cnnzoo.kernels import correlation
 from cnnzoo.kernels.blocks import block_count
-from cnnzoo.kernels.convolution import ConvolutionShape, Prologue, plain
+from cnnzoo.kernels.convolution import ConvolutionShape, plain
 from cnnzoo.kernels.correlation import DEPTH_BLOCK, ROW_BLOCK, add_slots, correlate, correlate_weights
-from cnnzoo.kernels.gemm import pack_taps, packed_size
+from cnnzoo.kernels.gemm import packed_size
 from cnnzoo.kernels.vectors import TILE_VECTORS, VECTOR_BYTES
 
 MINIMUM_TASKS = 32  # work is cut into so many tasks where the shape allows, for machines of many cores
 SLOT_BYTES = 1024 * 1024  # weight gradients up to this size are summed in slots
 WEIGHT_ROWS, WEIGHT_COLUMNS = 576, 512  # the largest block of a weight gradient that one task owns
 
-ScratchSizes = dict[str, int]
-
 
 @dataclass(frozen=True)
-class _Phase:
-    """One correlation with its geometry: `taps` are the offsets of its weights, `depth` its sum's terms."""
+class _Correlation:
+    """One call of `correlate`: which positions it computes from which source, with which taps of the weights.
+
+    Attributes
+    ----------
+    geometry : ndarray of int64
+        As `cnnzoo.kernels.correlation` reads it.
+    taps : ndarray of int64
+        Where each tap's matrix begins in the weights.
+    depth, columns : int
+        Terms of a sum, and sums a position.
+    positions, rows : int
+        Positions computed, and those of one block.
+    panels : int
+        Elements of the packed weights.
+    group : int
+        Columns a task takes: all, unless there are too few blocks of positions.
+    scratch : int
+        Elements that a thread needs.
+    """
 
     geometry: np.ndarray
     taps: np.ndarray
-    positions: int
     depth: int
+    columns: int
+    positions: int
+    rows: int
+    panels: int
+    group: int
+    scratch: int
 
     @staticmethod
-    def of(images, source, channels, grid, step, target, target_step, corner, columns, offsets, taps) -> "_Phase":
-        fields = [images, *source, channels, *grid, step, *target, target_step, *corner, columns, len(taps)]
-        geometry = np.array(fields + [value for offset in offsets for value in offset], np.int64)
-        return _Phase(geometry, np.array(taps, np.int64), images * grid[0] * grid[1], len(taps) * channels)
+    def plan(images, source, channels, grid, step, target, target_step, corner, columns, taps, itemsize):
+        """Return the correlation for `taps`: row offset, column offset and place in the weights of each."""
+        positions, depth = images * grid[0] * grid[1], len(taps) * channels
+        rows = _balanced_rows(positions)
+        fields = [images, *source, channels, *grid, step, *target, target_step, *corner, columns, rows, len(taps)]
+        offsets = [offset for row, column, _ in taps for offset in (row, column)]
+        width = TILE_VECTORS * VECTOR_BYTES // itemsize
+        panels = block_count(columns, width)
+        groups = min(panels, block_count(MINIMUM_TASKS, max(1, block_count(positions, rows))))
+        segment = block_count(depth, max(1, block_count(depth, DEPTH_BLOCK)))
+        return _Correlation(
+            geometry=np.array(fields + offsets, np.int64),
+            taps=np.array([place for _, _, place in taps], np.int64),
+            depth=depth,
+            columns=columns,
+            positions=positions,
+            rows=rows,
+            panels=packed_size(depth, columns, itemsize),
+            group=block_count(panels, groups) * width,
+            scratch=ROW_BLOCK * (_gathered_ld(segment) + _gathered_ld(columns)),
+        )
 
 
-def _forward_phase(s: ConvolutionShape) -> _Phase:
-    offsets = [(r - s.padding, q - s.padding) for r in range(s.kernel) for q in range(s.kernel)]
-    taps = [t * s.in_channels * s.out_channels for t in range(len(offsets))]
+def _balanced_rows(positions: int) -> int:
+    """Return the rows of a block: at most ROW_BLOCK, a multiple of every TILE_ROWS, and no short block at the end."""
+    return min(ROW_BLOCK, block_count(block_count(positions, block_count(positions, ROW_BLOCK)), 24) * 24)
+
+
+def _forward_correlation(s: ConvolutionShape, itemsize: int) -> _Correlation:
+    size = s.in_channels * s.out_channels
+    taps = [(r - s.padding, q - s.padding, (r * s.kernel + q) * size) for r in range(s.kernel) for q in range(s.kernel)]
     source, grid = (s.height, s.width), (s.out_height, s.out_width)
-    return _Phase.of(s.images, source, s.in_channels, grid, s.stride, grid, 1, (0, 0), s.out_channels, offsets, taps)
+    return _Correlation.plan(
+        s.images, source, s.in_channels, grid, s.stride, grid, 1, (0, 0), s.out_channels, taps, itemsize
+    )
 
 
-def _gradient_phases(s: ConvolutionShape) -> list[_Phase]:
-    phases = []
+def _gradient_correlations(s: ConvolutionShape, itemsize: int) -> list[_Correlation]:
+    """Return a correlation of dy for each phase of the input's pixels."""
+    correlations = []
+    size = s.in_channels * s.out_channels
+    source, target = (s.out_height, s.out_width), (s.height, s.width)
     for top in range(min(s.stride, s.height)):
         for left in range(min(s.stride, s.width)):
-            rows = [r for r in range(s.kernel) if (top + s.padding - r) % s.stride == 0]
-            columns = [q for q in range(s.kernel) if (left + s.padding - q) % s.stride == 0]
-            offsets = [
-                ((top + s.padding - r) // s.stride, (left + s.padding - q) // s.stride) for r in rows for q in columns
+            taps = [
+                ((top + s.padding - r) // s.stride, (left + s.padding - q) // s.stride, (r * s.kernel + q) * size)
+                for r in range(s.kernel)
+                for q in range(s.kernel)
+                if (top + s.padding - r) % s.stride == 0 and (left + s.padding - q) % s.stride == 0
             ]
-            taps = [(r * s.kernel + q) * s.in_channels * s.out_channels for r in rows for q in columns]
-            grid = (-(-(s.height - top) // s.stride), -(-(s.width - left) // s.stride))
-            source, target = (s.out_height, s.out_width), (s.height, s.width)
-            phases.append(
-                _Phase.of(
-                    s.images,
-                    source,
-                    s.out_channels,
-                    grid,
-                    1,
-                    target,
-                    s.stride,
-                    (top, left),
-                    s.in_channels,
-                    offsets,
-                    taps,
-                )
+            grid = (block_count(s.height - top, s.stride), block_count(s.width - left, s.stride))
+            c = _Correlation.plan(
+                s.images, source, s.out_channels, grid, 1, target, s.stride, (top, left), s.in_channels, taps, itemsize
             )
-    return phases
+            correlations.append(c)
+    return correlations
 
 
 class Im2col:
@@ -107,7 +143,6 @@ class Im2col:
     """
 
     name = "im2col"
-    statistics_rows = ROW_BLOCK
 
     @staticmethod
     def refusal(shape: ConvolutionShape) -> str | None:
@@ -117,17 +152,17 @@ class Im2col:
     def __init__(self, shape: ConvolutionShape, dtype: np.dtype):
         self.shape = shape
         self.dtype = np.dtype(dtype)
-        self._panel_width = TILE_VECTORS * VECTOR_BYTES // self.dtype.itemsize
         self._threads = numba.config.NUMBA_NUM_THREADS
-        self._forward = _forward_phase(shape)
-        self._gradients = _gradient_phases(shape)
+        self._forward = _forward_correlation(shape, self.dtype.itemsize)
+        self._gradients = _gradient_correlations(shape, self.dtype.itemsize)
         self._nothing = np.empty(0, self.dtype)
         self._plain = plain(self.dtype)
+        self.statistics_rows = self._forward.rows
         self._plan_weight_gradient()
         self.scratch_sizes = {
-            "forward": self._correlation_scratch([self._forward], shape.out_channels),
-            "input_gradient": self._correlation_scratch(self._gradients, shape.in_channels),
-            "weight_gradient": self._slot_size + self._threads * self._weight_stride,
+            "forward": self._forward.panels + self._threads * self._forward.scratch,
+            "input_gradient": max(c.panels + self._threads * c.scratch for c in self._gradients),
+            "weight_gradient": self._slot_size + self._threads * self._weight_scratch,
         }
 
     def forward(self, x, ldx, w, y, ldy, scratch, prologue=None, accumulate=False, bias=None, statistics=None):
@@ -151,117 +186,55 @@ class Im2col:
             [ceil(out_pixels / statistics_rows)][mean, M2][out_channels], written.
         """
         bias = self._nothing if bias is None else bias
-        statistics = self._nothing if statistics is None else statistics
-        self._correlate(
-            self._forward, False, x, ldx, w, y, ldy, scratch, prologue or self._plain, accumulate, bias, statistics
-        )
+        self._correlate(self._forward, False, x, ldx, w, y, ldy, scratch, prologue, accumulate, bias, statistics)
 
     def input_gradient(self, dy, lddy, w, dx, lddx, scratch, prologue=None, accumulate=False):
         """dx (+)= the adjoint of `forward` in x, applied to prologue(dy); `prologue` is of a gradient kind."""
         for phase in self._gradients:
-            self._correlate(
-                phase,
-                True,
-                dy,
-                lddy,
-                w,
-                dx,
-                lddx,
-                scratch,
-                prologue or self._plain,
-                accumulate,
-                self._nothing,
-                self._nothing,
-            )
+            self._correlate(phase, True, dy, lddy, w, dx, lddx, scratch, prologue, accumulate, self._nothing, None)
 
     def weight_gradient(self, x, ldx, dy, lddy, dw, scratch, x_prologue=None, dy_prologue=None, accumulate=False):
         """dw (+)= the adjoint of `forward` in w, from x_prologue(x) and dy_prologue(dy)."""
         on_x, on_dy = x_prologue or self._plain, dy_prologue or self._plain
         slot_sums, per_thread = scratch[: self._slot_size], scratch[self._slot_size :]
         correlate_weights(
-            self._forward.geometry,
-            x,
-            ldx,
-            on_x.kind,
-            on_x.coefficients,
-            dy,
-            lddy,
-            on_dy.kind,
-            on_dy.coefficients,
-            on_dy.z,
-            on_dy.ldz,
-            dw,
-            accumulate,
-            self._row_block,
-            self._column_block,
-            self._slots,
-            slot_sums,
-            per_thread,
-            self._weight_stride,
-        )
+            self._forward.geometry, x, ldx, on_x.kind, on_x.coefficients, dy, lddy, *on_dy, dw, accumulate,
+            self._row_block, self._column_block, self._slots, slot_sums, per_thread, self._weight_scratch,
+        )  # fmt: skip
         if self._slots > 1:
             add_slots(slot_sums, self._slots, dw.size, dw, accumulate)
 
     def _correlate(
-        self, phase, transposed, x, ldx, w, y, ldy, scratch, prologue: Prologue, accumulate, bias, statistics
-    ):  # fmt: skip
-        columns = int(phase.geometry[correlation.COLUMNS])
-        size = packed_size(phase.depth, columns, self.dtype.itemsize)
-        panels, per_thread = scratch[:size], scratch[size:]
-        tap_depth = int(phase.geometry[correlation.CHANNELS])
-        pack_taps(w, phase.taps, len(phase.taps), tap_depth, columns, transposed, panels)
-        group = columns if statistics.size else self._group(phase, columns)
+        self, c: _Correlation, transposed, x, ldx, w, y, ldy, scratch, prologue, accumulate, bias, statistics
+    ):
+        panels, per_thread = scratch[: c.panels], scratch[c.panels :]
+        group = c.group
+        if statistics is None:
+            statistics = self._nothing
+        else:
+            group = c.columns
         correlate(
-            phase.geometry,
-            x,
-            ldx,
-            panels,
-            group,
-            prologue.kind,
-            prologue.coefficients,
-            prologue.z,
-            prologue.ldz,
-            y,
-            ldy,
-            accumulate,
-            bias,
-            statistics,
-            per_thread,
-            self._correlation_stride(phase, columns),
-        )
-
-    def _group(self, phase: _Phase, columns: int) -> int:
-        """Return how many columns a task takes: all, unless there are too few blocks of rows."""
-        panels = block_count(columns, self._panel_width)
-        tasks = max(1, block_count(phase.positions, ROW_BLOCK))
-        groups = min(panels, block_count(MINIMUM_TASKS, tasks))
-        return block_count(panels, groups) * self._panel_width
-
-    @staticmethod
-    def _correlation_stride(phase: _Phase, columns: int) -> int:
-        segment = block_count(phase.depth, max(1, block_count(phase.depth, DEPTH_BLOCK)))
-        return ROW_BLOCK * (_gathered_ld(segment) + _gathered_ld(columns))
-
-    def _correlation_scratch(self, phases: list[_Phase], columns: int) -> int:
-        return max(
-            packed_size(phase.depth, columns, self.dtype.itemsize)
-            + self._threads * self._correlation_stride(phase, columns)
-            for phase in phases
-        )
+            c.geometry, x, ldx, *(prologue or self._plain), w, c.taps, transposed, panels, group,
+            y, ldy, accumulate, bias, statistics, per_thread, c.scratch,
+        )  # fmt: skip
 
     def _plan_weight_gradient(self) -> None:
         rows, columns = self._forward.depth, self.shape.out_channels
-        chunks = block_count(self._forward.positions, ROW_BLOCK)
-        in_slots = rows * columns * self.dtype.itemsize <= SLOT_BYTES
+        chunks = block_count(self._forward.positions, self._forward.rows)
+        width = TILE_VECTORS * VECTOR_BYTES // self.dtype.itemsize
+        in_slots = rows * columns * self.dtype.itemsize <= SLOT_BYTES and chunks >= MINIMUM_TASKS
         # A multiple of 16 rows: a gathered line then belongs to one task.
         self._row_block = WEIGHT_ROWS if in_slots else max(96, block_count(block_count(rows, MINIMUM_TASKS), 16) * 16)
         self._row_block = min(rows, self._row_block, WEIGHT_ROWS)
-        self._column_block = min(columns, WEIGHT_COLUMNS)
-        blocks = block_count(rows, self._row_block) * block_count(columns, self._column_block)
+        row_blocks = block_count(rows, self._row_block)
+        panels = block_count(columns, width)
+        groups = 1 if in_slots else min(panels, block_count(MINIMUM_TASKS, row_blocks))
+        self._column_block = min(block_count(panels, groups) * width, WEIGHT_COLUMNS)
+        blocks = row_blocks * block_count(columns, self._column_block)
         self._slots = min(chunks, block_count(MINIMUM_TASKS, blocks)) if in_slots else 1
         self._slot_size = self._slots * rows * columns if self._slots > 1 else 0
-        panels = block_count(self._column_block, self._panel_width) * self._panel_width
-        self._weight_stride = ROW_BLOCK * (_gathered_ld(self._row_block) + panels + _gathered_ld(self._column_block))
+        block = _gathered_ld(self._row_block) + self._column_block + _gathered_ld(self._column_block)
+        self._weight_scratch = ROW_BLOCK * block
 
 
 def _gathered_ld(columns: int) -> int:
