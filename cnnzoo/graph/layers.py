@@ -29,11 +29,10 @@ def conv(
     init: Initializer = he_normal,
 ) -> Tensor:
     """Convolve; without `padding`, an odd kernel at stride 1 keeps the size of the image."""
-    if kernel < 1 or stride < 1 or channels < 1:
-        raise ModelError(
-            f"{name}: expected channels, kernel and stride of 1 or more, got {channels}, {kernel}, {stride}"
-        )
     padding = (kernel - 1) // 2 if padding is None else padding
+    if kernel < 1 or stride < 1 or channels < 1 or padding < 0:
+        expected = "channels, kernel and stride of 1 or more and no negative padding"
+        raise ModelError(f"{name}: expected {expected}, got {channels}, {kernel}, {stride} and {padding}")
     return x.graph.apply(Convolution(name, x.channels, channels, kernel, stride, padding, bias, init), x)
 
 
@@ -85,12 +84,12 @@ def concatenate(*tensors: Tensor) -> Tensor:
 
 def max_pool(x: Tensor, window: int, *, stride: int | None = None, padding: int = 0) -> Tensor:
     """Take the maximum of each window; the stride is the window's size unless given."""
-    return x.graph.apply(MaxPool(_numbered(x.graph, "max_pool"), window, stride or window, padding), x)
+    return x.graph.apply(MaxPool(_numbered(x.graph, "max_pool"), window, stride, padding), x)
 
 
 def average_pool(x: Tensor, window: int, *, stride: int | None = None, padding: int = 0) -> Tensor:
     """Take the mean of each window; the stride is the window's size unless given."""
-    return x.graph.apply(AveragePool(_numbered(x.graph, "average_pool"), window, stride or window, padding), x)
+    return x.graph.apply(AveragePool(_numbered(x.graph, "average_pool"), window, stride, padding), x)
 
 
 def global_average_pool(x: Tensor) -> Tensor:

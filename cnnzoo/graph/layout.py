@@ -108,9 +108,7 @@ class Layout:
                 places[y] = Place(roots[root].value, channel, root.channels)
             elif y in roots:
                 places[y] = roots[y]
-            elif (
-                node.operator.forward_in_place and last[x] == k and places[x].value.last == k and x not in self._slices
-            ):
+            elif node.operator.forward_in_place and places[x].value.last == k and x not in self._slices:
                 places[y] = places[x]
             else:
                 places[y] = self._whole(y, k, k)

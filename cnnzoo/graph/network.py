@@ -66,9 +66,7 @@ class Network:
         dtype: str | np.dtype = "float32",
         passes: Iterable[Callable[[Graph], Graph]] = DEFAULT_PASSES,
     ):
-        if np.dtype(dtype) not in (np.float32, np.float64):
-            raise ConfigError(f"dtype: expected float32 or float64, got {np.dtype(dtype)}")
-        self.name, self.seed, self.dtype = name, seed, np.dtype(dtype)
+        self.name, self.seed, self.dtype = name, seed, _real_type(dtype)
         operators = [node.operator for node in graph.nodes]
         for rewrite in passes:
             graph = rewrite(graph)
@@ -122,6 +120,7 @@ class Network:
             The images are not of the network's shape, or there are none.
         """
         images = self._checked(images)
+        self._pending = None  # what an earlier pass kept is overwritten from here on
         plan = self._plan(len(images), training)
         x, y = plan.activation(self.graph.input), plan.activation(self.graph.output)
         channels, height, width = self.image_shape
@@ -145,13 +144,14 @@ class Network:
         Raises
         ------
         StateError
-            There was no forward pass in training since the last backward pass.
+            The last pass was not forward in training: a backward pass uses up what was kept for it, and any other pass
+            overwrites it.
         ModelError
             `dlogits` is not of the logits' shape.
         """
         plan = self._pending
         if plan is None:
-            raise StateError("backward: expected a forward pass with training=True before it, got none")
+            raise StateError("backward: expected a forward pass with training=True just before it, got none")
         expected = (plan.images, self.num_classes)
         dlogits = np.asarray(dlogits)
         if dlogits.shape != expected:
@@ -180,6 +180,9 @@ class Network:
             self._plans[key] = Plan(self.graph, images, training, self.dtype)
         plan = self._plans[key]
         if plan.arena_bytes > self._arena.size:
+            for bound in self._plans.values():
+                bound.unbind()
+            self._arena = np.empty(0, np.uint8)  # the old arena is freed before there is a new one
             self._arena = _aligned_zeros(plan.arena_bytes, np.dtype(np.uint8))
         plan.bind(self._arena, self._arrays)
         return plan
@@ -201,13 +204,19 @@ class Network:
         Raises
         ------
         WeightsError
-            Names are missing or unexpected, or shapes do not fit: all are listed, and nothing is changed.
+            Names are missing or unexpected, or arrays are not of the shape or not of real numbers: all are listed, and
+            nothing is changed.
         """
         arrays = {name: np.asarray(a) for name, a in mapping.items() if name.rpartition(".")[2] != _IGNORED}
         shapes = {name: slot.parameter.shape for name, slot in self._slots.items()}
         shapes |= {name: array.shape for name, array in self._buffers.items()}
         problems = [f"{name} is missing" for name in shapes if name not in arrays]
         problems += [f"{name} is unexpected" for name in arrays if name not in shapes]
+        problems += [
+            f"{name} has type {array.dtype}"
+            for name, array in arrays.items()
+            if name in shapes and array.dtype.kind not in "fiu"
+        ]
         problems += [
             f"{name} has shape {arrays[name].shape} instead of {shape}"
             for name, shape in shapes.items()
@@ -234,7 +243,10 @@ class Network:
         slots = {}
         for operator in reversed(operators):
             for parameter in operator.parameters:
-                slots[f"{operator.name}.{parameter.name}"] = _Slot(parameter, size)
+                name = f"{operator.name}.{parameter.name}"
+                if name in slots:
+                    raise ModelError(f"{self.name}: expected each parameter's name once, got two of {name}")
+                slots[name] = _Slot(parameter, size)
                 size += -(-parameter.size // line) * line
         self.parameter_arena = _aligned_zeros(size, self.dtype)
         self.gradient_arena = _aligned_zeros(size, self.dtype)
@@ -252,6 +264,13 @@ class Network:
     def _initialize(self) -> None:
         for name, slot in self._slots.items():
             self._set(slot, slot.parameter.initializer(stream(self.seed, name), slot.parameter.shape))
+
+
+def _real_type(dtype: str | np.dtype) -> np.dtype:
+    name = dtype.__name__ if isinstance(dtype, type) else str(dtype)
+    if name not in ("float32", "float64"):
+        raise ConfigError(f"dtype: expected float32 or float64, got {name}")
+    return np.dtype(name)
 
 
 def _aligned_zeros(size: int, dtype: np.dtype) -> np.ndarray:

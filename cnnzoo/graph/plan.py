@@ -58,6 +58,10 @@ class Plan:
         self._arena = arena
         self._contexts = [self._context(k, node, arrays[node.operator]) for k, node in enumerate(self._nodes)]
 
+    def unbind(self) -> None:
+        """Let go of the arena, which can then be freed."""
+        self._arena, self._contexts = np.empty(0, np.uint8), []
+
     def activation(self, tensor: Tensor) -> Matrix:
         """Return the bound pixel matrix of a tensor."""
         return self._matrix(self._layout.activations[tensor], tensor)

@@ -10,6 +10,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from cnnzoo.errors import ModelError
+
 if TYPE_CHECKING:
     from cnnzoo.graph.operator import Operator
 
@@ -80,6 +82,8 @@ class Graph:
 
     def apply(self, operator: Operator, *inputs: Tensor) -> Tensor:
         """Append a node and return its output, which becomes the graph's."""
+        if any(tensor.graph is not self for tensor in inputs):
+            raise ModelError(f"{operator.name}: expected tensors of one graph, got some of another")
         self.output = Tensor(self, operator.output_extent(*(tensor.extent for tensor in inputs)))
         self.nodes.append(Node(operator, inputs, self.output))
         return self.output

@@ -5,6 +5,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from cnnzoo.errors import ConfigError, ModelError, suggest
 from cnnzoo.graph.network import Network
 from cnnzoo.graph.tensor import Extent, Graph, Tensor
@@ -84,13 +86,19 @@ def build_graph(
     rate = model.dropout if dropout is None else dropout
     if not 0 <= rate < 1:
         raise ConfigError(f"dropout: expected a rate in [0, 1), got {rate}")
-    if num_classes < 1:
-        raise ConfigError(f"num_classes: expected 1 or more, got {num_classes}")
+    if rate and not model.dropout:
+        raise ConfigError(f"dropout: expected 0, for {name} has none, got {rate}")
+    _check_whole("num_classes", num_classes, 1)
     for option in options:
         if option not in model.options:
             known = ", ".join(model.options) or "none"
             raise ConfigError(f"{option}: expected an option of {name} ({known}), got one it does not have")
-    channels, height, width = image_shape or model.image_shape
+    shape = model.image_shape if image_shape is None else tuple(image_shape)
+    if len(shape) != 3:
+        raise ConfigError(f"image_shape: expected (channels, height, width), got {shape}")
+    for extent in shape:
+        _check_whole("image_shape", extent, 1)
+    channels, height, width = shape
     graph = Graph(Extent(height, width, channels))
     try:
         model.build(graph.input, num_classes, rate, **options)
@@ -123,7 +131,7 @@ def create_model(
     dtype : str
         "float32" or "float64".
     dropout : float, optional
-        0 <= rate < 1; the model's own by default.
+        0 <= rate < 1, and 0 for a model that has none; the model's own by default.
     **options
         Variants of the network, such as ``growth_rate=12`` of DenseNet; those of its builder.
 
@@ -139,4 +147,10 @@ def create_model(
         Another argument is out of range.
     """
     graph = build_graph(name, num_classes, image_shape=image_shape, dropout=dropout, **options)
+    _check_whole("seed", seed, 0)
     return Network(graph, name=name, seed=seed, dtype=dtype)
+
+
+def _check_whole(name: str, value: Any, minimum: int) -> None:
+    if not isinstance(value, (int, np.integer)) or isinstance(value, bool) or value < minimum:
+        raise ConfigError(f"{name}: expected a whole number of {minimum} or more, got {value!r}")

@@ -24,10 +24,14 @@ class _WindowPool(Operator):
     ----------
     name : str
     window, stride, padding : int
+        The stride is the window's size where it is None.
     """
 
-    def __init__(self, name: str, window: int, stride: int, padding: int):
+    def __init__(self, name: str, window: int, stride: int | None, padding: int):
         super().__init__(name)
+        stride = window if stride is None else stride
+        if window < 1 or stride < 1:
+            raise ModelError(f"{name}: expected a window and a stride of 1 or more, got {window}, {stride}")
         if not 0 <= 2 * padding <= window:
             raise ModelError(f"{name}: expected a padding of at most half the window of {window}, got {padding}")
         self.window, self.stride, self.padding = window, stride, padding
@@ -46,7 +50,12 @@ class _WindowPool(Operator):
 
 
 class MaxPool(_WindowPool):
-    """y = the maximum of each window; padding never wins."""
+    """y = the maximum of each window; padding never wins. A window has at most 15 pixels a side."""
+
+    def __init__(self, name: str, window: int, stride: int | None, padding: int):
+        super().__init__(name, window, stride, padding)
+        if window > 15:  # the winner's place in it is kept as a byte
+            raise ModelError(f"{name}: expected a window of at most 15, got {window}")
 
     def requirements(self, images: int, training: bool, dtype: np.dtype, *inputs: Extent) -> Requirements:
         size = images * self.output_extent(*inputs).size
