@@ -1,0 +1,1 @@
+"""Measurements: run them from a checkout, on a machine that does nothing else."""
