@@ -13,6 +13,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+PAUSE_SECONDS = 0.1
 PACKAGES = ("cnnzoo", "numpy", "numba", "llvmlite", "torch")
 
 
@@ -25,7 +26,9 @@ def use_threads(count: int) -> None:
 def in_turns(functions: Mapping[str, Callable[[], Any]], rounds: int, calls: int = 1) -> dict[str, list[float]]:
     """Time functions in turns (A B A B ...), so that a machine that slows down slows all of them.
 
-    Each turn calls a function once unmeasured, so that it finds its own data in cache and its own threads awake.
+    Before each turn comes a pause, for a library's idle threads go on spinning for a while (OpenBLAS's for some 25 ms)
+    and would take a core from the next one; then an unmeasured call, so that a function finds its own data in cache
+    and its own threads awake.
 
     Returns
     -------
@@ -35,6 +38,7 @@ def in_turns(functions: Mapping[str, Callable[[], Any]], rounds: int, calls: int
     times: dict[str, list[float]] = {name: [] for name in functions}
     for _ in range(rounds):
         for name, function in functions.items():
+            time.sleep(PAUSE_SECONDS)
             function()
             start = time.perf_counter()
             for _ in range(calls):

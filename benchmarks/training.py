@@ -144,6 +144,7 @@ def compare(model: str, names: list[str], batch_size: int, threads: int, rounds:
     times: dict[str, list[float]] = {name: [] for name in names}
     for _ in range(rounds):
         for name, worker in workers.items():
+            time.sleep(harness.PAUSE_SECONDS)
             times[name].append(worker.step())
     results = {}
     for name, worker in workers.items():
