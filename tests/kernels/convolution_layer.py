@@ -1,0 +1,191 @@
+"""One convolution as functions of [N, H, W, C] arrays, run by an algorithm; inputs of the tests, and error bounds."""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from cnnzoo.kernels.convolution import GRADIENT, GRADIENT_RELU, PLAIN, SCALE_SHIFT_RELU, Prologue
+from tests import reference
+from tests.gradients import rounding
+from tests.kernels.pixel_matrix import GUARD, PixelMatrix
+
+GUARDS = 64
+
+
+class Case(NamedTuple):
+    """Random operands of one convolution, in the type that the kernels compute with."""
+
+    x: np.ndarray
+    w: np.ndarray
+    dy: np.ndarray
+    bias: np.ndarray
+
+
+def drawn(shape, seed, dtype=np.float64):
+    """Return standard normal operands of a `ConvolutionShape`."""
+    rng = np.random.default_rng(seed)
+    extents = (
+        (shape.images, shape.height, shape.width, shape.in_channels),
+        (shape.kernel, shape.kernel, shape.in_channels, shape.out_channels),
+        (shape.images, shape.out_height, shape.out_width, shape.out_channels),
+        (shape.out_channels,),
+    )
+    return Case(*(rng.standard_normal(extent).astype(dtype) for extent in extents))
+
+
+class OnLoad:
+    """A prologue of random coefficients, for the kernels and as its definition reads in float64.
+
+    Scale, shift and z are small multiples of 1/8, so that their sum of products has no rounding error: the ReLU cuts
+    the same values in every type, those at zero included.
+
+    Attributes
+    ----------
+    roundings : int
+        Relative errors that one value suffers while it is loaded: a product and a sum each.
+    """
+
+    def __init__(self, kind, extents, seed, dtype, margin=(0, 0)):
+        rng = np.random.default_rng(seed)
+        channels = extents[-1]
+        self.kind, self.dtype = kind, dtype
+        self.scale, self.shift = rng.integers(-16, 17, (2, channels)) / 8
+        self.a, self.b, self.c = rng.standard_normal((3, channels)).astype(dtype).astype(np.float64)
+        self.z = rng.integers(-16, 17, extents) / 8
+        self._z = PixelMatrix(self.z.reshape(-1, channels), margin, dtype)
+        self.roundings = {PLAIN: 0, SCALE_SHIFT_RELU: 2, GRADIENT: 4, GRADIENT_RELU: 4}[kind]
+
+    def argument(self):
+        """Return the `Prologue`, with no more coefficients than its kind has."""
+        rows = [self.scale, self.shift, self.a, self.b, self.c]
+        if self.kind == SCALE_SHIFT_RELU:
+            nothing = np.empty(0, self.dtype)
+            return Prologue(self.kind, np.concatenate(rows[:2]).astype(self.dtype), nothing, 0)
+        return Prologue(self.kind, np.concatenate(rows).astype(self.dtype), *self._z.arguments)
+
+    def apply(self, x):
+        """Return P(x) in float64."""
+        x = x.astype(np.float64)
+        if self.kind == PLAIN:
+            return x
+        if self.kind == SCALE_SHIFT_RELU:
+            return np.maximum(self.scale * x + self.shift, 0)
+        return self.a * self._masked(x) + self.b * self.z + self.c
+
+    def sizes(self, x):
+        """Return the sum of the absolute values of the terms of P(x), which its rounding errors are relative to."""
+        x = np.abs(x.astype(np.float64))
+        if self.kind == PLAIN:
+            return x
+        if self.kind == SCALE_SHIFT_RELU:
+            return np.abs(self.scale) * x + np.abs(self.shift)
+        return np.abs(self.a) * self._masked(x) + np.abs(self.b * self.z) + np.abs(self.c)
+
+    def _masked(self, dy):
+        return np.where(self.scale * self.z + self.shift > 0, dy, 0) if self.kind == GRADIENT_RELU else dy
+
+
+class Layer:
+    """A convolution by one algorithm, on pixel matrices that stand between guards.
+
+    Scratch memory is NaN when a pass begins and no larger than the pass says it is; outputs that are overwritten are
+    NaN before.
+    """
+
+    def __init__(self, algorithm, shape, dtype=np.float64, margin=(0, 0)):
+        self.shape, self.dtype, self.margin = shape, np.dtype(dtype), margin
+        self.algorithm = algorithm(shape, self.dtype)
+
+    def forward(self, x, w, start=None, prologue=None, bias=None, statistics=None):
+        """Return y, added to `start` if that is given."""
+        s = self.shape
+        x = self._matrix(x)
+        y = self._output((s.images, s.out_height, s.out_width, s.out_channels), start)
+        w = np.ascontiguousarray(w, self.dtype).reshape(-1)
+        arguments = (*x.arguments, w, *y.arguments)
+        options = {"prologue": _argument(prologue), "bias": bias, "statistics": statistics}
+        self._run("forward", arguments, accumulate=start is not None, **options)
+        y.assert_guarded()
+        return y.values.reshape(s.images, s.out_height, s.out_width, s.out_channels)
+
+    def input_gradient(self, dy, w, start=None, prologue=None):
+        """Return dx, added to `start` if that is given."""
+        s = self.shape
+        dy, dx = self._matrix(dy), self._output((s.images, s.height, s.width, s.in_channels), start)
+        w = np.ascontiguousarray(w, self.dtype).reshape(-1)
+        arguments = (*dy.arguments, w, *dx.arguments)
+        self._run("input_gradient", arguments, accumulate=start is not None, prologue=_argument(prologue))
+        dx.assert_guarded()
+        return dx.values.reshape(s.images, s.height, s.width, s.in_channels)
+
+    def weight_gradient(self, x, dy, start=None, x_prologue=None, dy_prologue=None):
+        """Return dw, added to `start` if that is given."""
+        s = self.shape
+        extents = (s.kernel, s.kernel, s.in_channels, s.out_channels)
+        memory, dw = _guarded(int(np.prod(extents)), self.dtype)
+        if start is not None:
+            dw[:] = start.reshape(-1)
+        arguments = (*self._matrix(x).arguments, *self._matrix(dy).arguments, dw)
+        options = {"x_prologue": _argument(x_prologue), "dy_prologue": _argument(dy_prologue)}
+        self._run("weight_gradient", arguments, accumulate=start is not None, **options)
+        assert np.all(memory[dw.size :] == GUARD)
+        return dw.reshape(extents)
+
+    def _run(self, name, arguments, **options):
+        memory, scratch = _guarded(self.algorithm.scratch_sizes[name], self.dtype)
+        getattr(self.algorithm, name)(*arguments, scratch, **options)
+        assert np.all(memory[scratch.size :] == GUARD)
+
+    def _matrix(self, x):
+        return PixelMatrix(x.reshape(-1, x.shape[-1]), self.margin, self.dtype)
+
+    def _output(self, extents, start):
+        return self._matrix(np.full(extents, np.nan) if start is None else start)
+
+
+def _guarded(size, dtype):
+    """Return an array that ends with guards, and the view of its first `size` elements, all NaN."""
+    memory = np.full(size + GUARDS, GUARD, dtype)
+    memory[:size] = np.nan
+    return memory, memory[:size]
+
+
+def _argument(prologue):
+    return None if prologue is None else prologue.argument()
+
+
+def expected_passes(shape, x, w, dy):
+    """Return forward, input_gradient and weight_gradient by the reference, in float64."""
+    place = {"stride": shape.stride, "padding": shape.padding}
+    return {
+        "forward": reference.conv2d(x, w, **place),
+        "input_gradient": reference.conv2d_input_gradient(dy, w, x.shape, **place),
+        "weight_gradient": reference.conv2d_weight_gradient(x, dy, w.shape[:2], **place),
+    }
+
+
+def count_terms(shape):
+    """Return the number of terms of the sums in each pass."""
+    taps = shape.kernel**2
+    return {
+        "forward": taps * shape.in_channels,
+        "input_gradient": taps * shape.out_channels,
+        "weight_gradient": shape.out_pixels,
+    }
+
+
+def error_bound(roundings, sizes, dtype):
+    """Return how far a result may be from the exact one.
+
+    A sum of n products puts at most n roundings on the way of each term, in whatever order: that of the product and
+    those of n - 1 sums. So |error| <= gamma_n sum |x| |w|. An operation before or after the sum adds one rounding, and
+    to `sizes` what it adds to the sum. The float64 reference has such an error too.
+
+    Parameters
+    ----------
+    roundings : int
+        On the way of any term to the result.
+    sizes : ndarray of float64
+        The sum of the absolute values of all terms.
+    """
+    return (rounding(roundings, dtype) + rounding(roundings, np.float64)) * sizes

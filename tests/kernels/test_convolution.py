@@ -1,0 +1,220 @@
+"""Convolution against the definition: all passes, what is applied on load and on the way out, gradients, adjoints."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cnnzoo.kernels.blocks import block_count
+from cnnzoo.kernels.convolution import GRADIENT, GRADIENT_RELU, PLAIN, SCALE_SHIFT_RELU, ConvolutionShape
+from cnnzoo.kernels.im2col import Im2col
+from tests.gradients import assert_adjoint, assert_within, numerical_gradient, rounding
+from tests.kernels.convolution_layer import Layer, OnLoad, count_terms, drawn, error_bound, expected_passes
+from tests.kernels.pixel_matrix import margins, seeds
+from tests.shapes import MODELS, TAILS, list_convolutions
+
+ALGORITHMS = [Im2col]
+DTYPES = [np.float32, np.float64]
+NETWORK_SHAPES = list(list_convolutions(MODELS, images=1))
+
+pytestmark = pytest.mark.parametrize("algorithm", ALGORITHMS, ids=lambda algorithm: algorithm.name)
+
+
+@st.composite
+def shapes(draw, largest_kernel=11, channels=40, largest_image=16):
+    """Draw a convolution with at least one output pixel, padding up to the kernel's size included."""
+    kernel = draw(st.integers(1, largest_kernel))
+    padding = draw(st.integers(0, kernel))
+    sizes = st.integers(max(1, kernel - 2 * padding), largest_image)
+    extents = draw(st.integers(1, 3)), draw(sizes), draw(sizes)
+    in_channels, out_channels = draw(st.integers(1, channels)), draw(st.integers(1, channels))
+    return ConvolutionShape(*extents, in_channels, out_channels, kernel, draw(st.integers(1, 4)), padding)
+
+
+# Enough pixels that weight gradients are summed in slots.
+large_images = st.builds(
+    ConvolutionShape,
+    images=st.just(3),
+    height=st.integers(34, 40),
+    width=st.integers(34, 40),
+    in_channels=st.integers(1, 20),
+    out_channels=st.integers(1, 40),
+    kernel=st.integers(1, 3),
+    padding=st.integers(0, 3),
+)
+small_shapes = shapes(largest_kernel=4, channels=20, largest_image=9)
+
+
+def name_of(shape):
+    """Return a test's name for a shape: images x height x width, channels, kernel, stride, padding."""
+    s = shape
+    image = f"{s.images}x{s.height}x{s.width}"
+    return f"{image}-{s.in_channels}to{s.out_channels}-k{s.kernel}s{s.stride}p{s.padding}"
+
+
+def assert_all_passes(algorithm, shape, dtype, seed=0, margin=(0, 0)):
+    """Assert that each pass, overwriting and accumulating, is within its rounding errors of the reference."""
+    x, w, dy, _ = drawn(shape, seed, dtype)
+    layer = Layer(algorithm, shape, dtype, margin)
+    operands = {"forward": (x, w), "input_gradient": (dy, w), "weight_gradient": (x, dy)}
+    sizes = expected_passes(shape, np.abs(x), np.abs(w), np.abs(dy))
+    for name, exact in expected_passes(shape, x, w, dy).items():
+        run, terms = getattr(layer, name), count_terms(shape)[name]
+        assert_within(run(*operands[name]), exact, error_bound(terms, sizes[name], dtype))
+        start = np.random.default_rng(seed).standard_normal(exact.shape).astype(dtype)
+        bound = error_bound(terms + 1, sizes[name] + np.abs(start), dtype)
+        assert_within(run(*operands[name], start), start + exact, bound)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@settings(max_examples=200)
+@given(shape=st.one_of(shapes(), large_images), margin=margins, seed=seeds)
+def test_all_passes(algorithm, dtype, shape, margin, seed):
+    assert_all_passes(algorithm, shape, dtype, seed, margin)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("shape", TAILS, ids=name_of)
+def test_tails(algorithm, shape, dtype):
+    assert_all_passes(algorithm, shape, dtype, margin=(1, 2))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("shape", NETWORK_SHAPES, ids=name_of)
+def test_shapes_of_the_networks(algorithm, shape, dtype):
+    assert_all_passes(algorithm, shape, dtype)
+
+
+@given(shape=st.one_of(shapes(), large_images), seed=seeds)
+def test_gradients_are_adjoints(algorithm, shape, seed):
+    x, w, dy, _ = drawn(shape, seed)
+    layer = Layer(algorithm, shape)
+    y = layer.forward(x, w)
+    assert_adjoint(y, dy, x, layer.input_gradient(dy, w))
+    assert_adjoint(y, dy, w, layer.weight_gradient(x, dy))
+
+
+@settings(max_examples=30)
+@given(shape=shapes(largest_kernel=3, channels=3, largest_image=5), seed=seeds)
+def test_gradients_are_central_differences(algorithm, shape, seed):
+    """Of half the squared output, with a batch norm + ReLU on load, a bias and a y that is added to."""
+    x, w, start, bias = drawn(shape, seed)
+    layer, prologue = Layer(algorithm, shape), OnLoad(SCALE_SHIFT_RELU, x.shape, seed, np.float64)
+
+    def loss():
+        return np.square(layer.forward(x, w, start, prologue, bias)).sum() / 2
+
+    y = layer.forward(x, w, start, prologue, bias)
+    # The loss is a square: differences have no error but rounding, of the loss over their step.
+    tolerance = {"rtol": 0, "atol": 1e-9 * (1 + loss())}
+    dw = layer.weight_gradient(x, y, x_prologue=prologue)
+    np.testing.assert_allclose(dw, numerical_gradient(loss, w), **tolerance)
+    np.testing.assert_allclose(y.sum(axis=(0, 1, 2)), numerical_gradient(loss, bias), **tolerance)
+    dx = layer.input_gradient(y, w) * prologue.scale * (prologue.apply(x) > 0)
+    np.testing.assert_allclose(dx, numerical_gradient(loss, x), **tolerance)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@given(shape=small_shapes, margin=margins, seed=seeds, accumulate=st.booleans())
+def test_bias(algorithm, dtype, shape, margin, seed, accumulate):
+    x, w, start, bias = drawn(shape, seed, dtype)
+    y = Layer(algorithm, shape, dtype, margin).forward(x, w, start if accumulate else None, bias=bias)
+    added = bias + start.astype(np.float64) * accumulate
+    exact = expected_passes(shape, x, w, start)["forward"] + added
+    sizes = expected_passes(shape, np.abs(x), np.abs(w), start)["forward"] + np.abs(bias) + np.abs(start) * accumulate
+    assert_within(y, exact, error_bound(count_terms(shape)["forward"] + 2, sizes, dtype))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@given(shape=small_shapes, margin=margins, seed=seeds)
+def test_batch_norm_on_load_of_x(algorithm, dtype, shape, margin, seed):
+    """Padding is zero after max(0, scale x + shift), not before."""
+    x, w, dy, _ = drawn(shape, seed, dtype)
+    layer, prologue = Layer(algorithm, shape, dtype, margin), OnLoad(SCALE_SHIFT_RELU, x.shape, seed, dtype)
+    expected = expected_passes(shape, prologue.apply(x), w, dy)
+    sizes = expected_passes(shape, prologue.sizes(x), np.abs(w), np.abs(dy))
+    actual = {
+        "forward": layer.forward(x, w, prologue=prologue),
+        "weight_gradient": layer.weight_gradient(x, dy, x_prologue=prologue),
+    }
+    for name, result in actual.items():
+        roundings = count_terms(shape)[name] + prologue.roundings
+        assert_within(result, expected[name], error_bound(roundings, sizes[name], dtype))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@given(
+    shape=st.one_of(small_shapes, large_images),
+    margin=margins,
+    other=margins,
+    seed=seeds,
+    kind=st.sampled_from([GRADIENT, GRADIENT_RELU]),
+    x_kind=st.sampled_from([PLAIN, SCALE_SHIFT_RELU]),
+)
+def test_batch_norm_gradient_on_load_of_dy(algorithm, dtype, shape, margin, other, seed, kind, x_kind):
+    """Both operands of the weight gradient may have a prologue."""
+    x, w, dy, _ = drawn(shape, seed, dtype)
+    layer = Layer(algorithm, shape, dtype, margin)
+    on_dy, on_x = OnLoad(kind, dy.shape, seed, dtype, other), OnLoad(x_kind, x.shape, seed, dtype)
+    expected = expected_passes(shape, on_x.apply(x), w, on_dy.apply(dy))
+    sizes = expected_passes(shape, on_x.sizes(x), np.abs(w), on_dy.sizes(dy))
+    actual = {
+        "input_gradient": layer.input_gradient(dy, w, prologue=on_dy),
+        "weight_gradient": layer.weight_gradient(x, dy, x_prologue=on_x, dy_prologue=on_dy),
+    }
+    for name, result in actual.items():
+        roundings = count_terms(shape)[name] + on_dy.roundings + on_x.roundings
+        assert_within(result, expected[name], error_bound(roundings, sizes[name], dtype))
+
+
+def merged(partials, counts):
+    """Return the mean, and M2 = sum (y - mean)^2, of blocks of `counts` rows, in float64."""
+    means, m2s = partials.astype(np.float64).transpose(1, 0, 2)
+    counts = counts[:, np.newaxis]
+    mean = (counts * means).sum(axis=0) / counts.sum()
+    return mean, (m2s + counts * (means - mean) ** 2).sum(axis=0)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@given(shape=shapes(largest_kernel=4, channels=40, largest_image=12), margin=margins, seed=seeds, biased=st.booleans())
+def test_statistics_of_the_output(algorithm, dtype, shape, margin, seed, biased):
+    """A block's mean is off by at most d = gamma_n mean|y|; it enters M2 as a shift, and M2 rounds itself."""
+    x, w, _, bias = drawn(shape, seed, dtype)
+    layer = Layer(algorithm, shape, dtype, margin)
+    rows, step = shape.out_pixels, layer.algorithm.statistics_rows
+    counts = np.array([min(step, rows - first) for first in range(0, rows, step)])
+    partials = np.full((block_count(rows, step), 2, shape.out_channels), np.nan, dtype)
+    y = layer.forward(x, w, bias=bias if biased else None, statistics=partials.reshape(-1))
+    y = y.reshape(rows, -1).astype(np.float64)
+    mean, m2 = merged(partials, counts)
+    largest = np.abs(y).max(axis=0)
+    off = (rounding(step + 1, dtype) + rounding(rows + 4, np.float64)) * largest
+    assert_within(mean, y.mean(axis=0), off)
+    # Sums of (y - m_k)^2 and n_k (m_k - mean)^2 with each m off by `off`, each deviation below 2 max|y|.
+    exact = ((y - y.mean(axis=0)) ** 2).sum(axis=0)
+    assert_within(m2, exact, rows * 4 * off * (2 * largest + off) + rounding(rows + 4, dtype) * 2 * exact)
+
+
+@pytest.mark.parametrize("prologue", [False, True])
+@given(shape=small_shapes, seed=seeds)
+def test_nan_passes_where_the_window_meets_it(algorithm, prologue, shape, seed):
+    x, w, dy, _ = drawn(shape, seed)
+    on_x = OnLoad(SCALE_SHIFT_RELU if prologue else PLAIN, x.shape, seed, np.float64)
+    place = np.random.default_rng(seed).integers(0, x.size)
+    x.reshape(-1)[place] = np.nan
+    expected, layer = expected_passes(shape, on_x.apply(x), w, dy), Layer(algorithm, shape)
+    argument = on_x if prologue else None
+    np.testing.assert_array_equal(np.isnan(layer.forward(x, w, prologue=argument)), np.isnan(expected["forward"]))
+    dw = layer.weight_gradient(x, dy, x_prologue=argument)
+    np.testing.assert_array_equal(np.isnan(dw), np.isnan(expected["weight_gradient"]))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_fixed_shapes_take_every_path(algorithm, dtype):
+    """Weight gradients with and without slots, in blocks of rows and of columns; tasks of part of the columns."""
+    plans = [algorithm(shape, dtype) for shape in (*TAILS, *NETWORK_SHAPES)]
+    assert {plan._slots > 1 for plan in plans} == {False, True}
+    assert any(plan._slots > 1 and plan._row_block < plan._forward.depth for plan in plans)
+    assert any(plan._slots == 1 and plan._row_block < plan._forward.depth for plan in plans)
+    assert {plan._column_block < plan.shape.out_channels for plan in plans} == {False, True}
+    assert {plan._forward.group < plan.shape.out_channels for plan in plans} == {False, True}
