@@ -90,8 +90,8 @@ class _Correlation:
 
 
 def _balanced_rows(positions: int) -> int:
-    """Return the rows of a block: at most ROW_BLOCK, a multiple of every TILE_ROWS, and no short block at the end."""
-    return min(ROW_BLOCK, block_count(block_count(positions, block_count(positions, ROW_BLOCK)), 24) * 24)
+    """Return the rows of a block: at most ROW_BLOCK, a multiple of 8, and no short block at the end."""
+    return min(ROW_BLOCK, block_count(block_count(positions, block_count(positions, ROW_BLOCK)), 8) * 8)
 
 
 def _forward_correlation(s: ConvolutionShape, itemsize: int) -> _Correlation:
