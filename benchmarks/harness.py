@@ -1,18 +1,23 @@
-"""What all benchmarks share: turns, medians, the machine's description, results on disk."""
+"""What all benchmarks share: arguments, turns, medians, the machine's description, results on disk."""
 
-import argparse
 import json
 import os
 import platform
+import shlex
 import statistics
+import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from argparse import ArgumentTypeError
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from cnnzoo.command import Parser
+
+ROOT = Path(__file__).resolve().parent.parent
 PAUSE_SECONDS = 0.1
 PACKAGES = ("cnnzoo", "numpy", "numba", "llvmlite", "torch")
 
@@ -23,12 +28,14 @@ def use_threads(count: int) -> None:
         os.environ[name] = str(count)
 
 
-def in_turns(functions: Mapping[str, Callable[[], Any]], rounds: int, calls: int = 1) -> dict[str, list[float]]:
+def in_turns(
+    functions: Mapping[str, Callable[[], Any]], rounds: int, calls: int = 1, warm_up: bool = True
+) -> dict[str, list[float]]:
     """Time functions in turns (A B A B ...), so that a machine that slows down slows all of them.
 
     Before each turn comes a pause, for a library's idle threads go on spinning for a while (OpenBLAS's for some 25 ms)
-    and would take a core from the next one; then an unmeasured call, so that a function finds its own data in cache
-    and its own threads awake.
+    and would take a core from the next one; then, where `warm_up` is said, an unmeasured call, so that a function finds
+    its own data in cache and its own threads awake.
 
     Returns
     -------
@@ -39,7 +46,8 @@ def in_turns(functions: Mapping[str, Callable[[], Any]], rounds: int, calls: int
     for _ in range(rounds):
         for name, function in functions.items():
             time.sleep(PAUSE_SECONDS)
-            function()
+            if warm_up:
+                function()
             start = time.perf_counter()
             for _ in range(calls):
                 function()
@@ -60,17 +68,30 @@ def median(times: list[float]) -> float:
     return statistics.median(times)
 
 
+def count_cores() -> int:
+    """Return how many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def describe_machine(threads: int) -> dict[str, Any]:
-    """Return what a result has to say of where it was measured."""
+    """Return what a result has to say of where, when and with what it was measured."""
+    from cnnzoo.kernels.compile import target
+    from cnnzoo.kernels.vectors import VECTOR_BYTES
+
+    _, cpu, features = target()
     return {
         "cpu": _cpu_name(),
-        "cores": os.cpu_count(),
+        "cores": count_cores(),
         "threads": threads,
+        "compiled_for": cpu,
+        "features": [feature[1:] for feature in features.split(",") if feature.startswith("+")],
+        "vector_bytes": VECTOR_BYTES,
         "system": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
         "versions": {name: found for name in PACKAGES if (found := _version(name))},
+        "commit": _commit(),
         "date": datetime.now(UTC).strftime("%Y-%m-%d"),
-        "command": " ".join(["python", Path(sys.argv[0]).parent.name + "/" + Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "command": shlex.join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]]),
     }
 
 
@@ -90,18 +111,44 @@ def _version(name: str) -> str | None:
         return None
 
 
-def parser(description: str, example: str) -> argparse.ArgumentParser:
+def _commit() -> str | None:
+    command = ["git", "-C", str(ROOT), "describe", "--always", "--dirty"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def parser(description: str, example: str) -> Parser:
     """Return a parser with the arguments that all benchmarks take."""
-    result = argparse.ArgumentParser(
-        description=description, epilog=f"example:\n  {example}", formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    result.add_argument("--batch-size", type=int, default=128, metavar="N", help="images (default: %(default)s)")
-    result.add_argument("--rounds", type=int, default=7, metavar="N", help="turns of each (default: %(default)s)")
+    result = Parser(description=description, epilog=f"example:\n  {example}")
+    result.add_argument("--batch-size", type=positive, default=128, metavar="N", help="images (default: %(default)s)")
+    result.add_argument("--rounds", type=positive, default=7, metavar="N", help="turns of each (default: %(default)s)")
     result.add_argument(
-        "--threads", type=int, default=os.cpu_count(), metavar="N", help="threads of each (default: %(default)s)"
+        "--threads", type=positive, default=count_cores(), metavar="N", help="threads of each (default: %(default)s)"
     )
     result.add_argument("--json", metavar="FILE", help="write the results, and the machine's description, here")
     return result
+
+
+def positive(text: str) -> int:
+    """Read a whole number of 1 or more."""
+    if not text.isdecimal() or int(text) < 1:
+        raise ArgumentTypeError(f"expected a whole number of 1 or more, got {text!r}")
+    return int(text)
+
+
+def one_of(choices: Sequence[str]) -> Callable[[str], list[str]]:
+    """Return what reads names with commas between them, each one of `choices`."""
+
+    def read(text: str) -> list[str]:
+        names = text.split(",")
+        for name in names:
+            if name not in choices:
+                raise ArgumentTypeError(f"expected names among {', '.join(choices)}, got {name!r}")
+        return names
+
+    return read
 
 
 def write_json(path: str, machine: dict[str, Any], results: Any) -> None:

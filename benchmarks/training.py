@@ -1,22 +1,26 @@
 """Whole training steps (forward, loss, backward, update) of cnnzoo and of PyTorch, in turns, a process each.
 
-PyTorch runs eagerly with images in NCHW and in channels_last order and, where asked for, compiled; its fastest counts.
-Each process also tells the resident memory that its steps took above what stood after its imports.
+PyTorch runs eagerly with images in NCHW and in channels_last order and, where asked for, compiled. Each mode has its
+turns with cnnzoo alone, for two networks fit in memory more often than four; the mode with the smallest ratio counts.
+Each process also tells the resident memory that its steps took above what stood after its imports: for cnnzoo that of
+compiling too, the first time it runs a network.
 """
 
 import json
-import os
+import math
 import resource
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))  # the checkout, for `benchmarks` and `tests`
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the checkout, for `benchmarks` and `tests`
 
-from benchmarks import harness  # noqa: E402
+from benchmarks import harness
+from cnnzoo.command import run_command
+from cnnzoo.errors import CnnzooError
 
 LR, MOMENTUM = 0.01, 0.9
 MODES = ("nchw", "channels_last", "compile")
@@ -26,8 +30,10 @@ class Worker:
     """A process that makes a step whenever it is told to."""
 
     def __init__(self, name: str, model: str, batch_size: int, threads: int):
+        self.name, self.model = name, model
         command = [sys.executable, __file__, "--worker", name, model, str(batch_size), str(threads)]
-        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT)
+        pipe = subprocess.PIPE
+        self._process = subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, cwd=harness.ROOT)
         self.first_seconds = self._answer()["seconds"]
 
     def step(self) -> float:
@@ -51,7 +57,7 @@ class Worker:
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
         if not line:
-            raise SystemExit("a worker ended early; its message is above")
+            raise CnnzooError(f"{self.model}, {self.name}: the process ended early, with code {self._process.wait()}")
         return json.loads(line)
 
 
@@ -72,7 +78,7 @@ def serve(name: str, model: str, batch_size: int, threads: int) -> None:
         if line.strip() != "step":
             break
         print(json.dumps({"seconds": timed()}), flush=True)
-    print(json.dumps({"losses": losses, "bytes": _peak_bytes() - baseline}), flush=True)
+    print(json.dumps({"losses": losses, "bytes": _resident_bytes(peak=True) - baseline}), flush=True)
 
 
 def _batch(batch_size: int, image_shape: tuple[int, ...]):
@@ -83,21 +89,17 @@ def _batch(batch_size: int, image_shape: tuple[int, ...]):
     return images, rng.integers(0, 10, batch_size)
 
 
-def make_cnnzoo_step(model, batch_size, threads, name):
+def make_cnnzoo_step(model: str, batch_size: int, threads: int, name: str) -> tuple[Callable[[], float], int]:
     """Return a function that makes a step and returns its loss, and the bytes resident after the imports."""
-    import cnnzoo
-    from cnnzoo.training.optimizers import SGD
+    from cnnzoo import SGD, create_model, cross_entropy
 
-    cnnzoo.set_num_threads(threads)
-    import cnnzoo.models
-
-    baseline = _peak_bytes()
-    net = cnnzoo.create_model(model, seed=0)
+    baseline = _resident_bytes()
+    net = create_model(model, seed=0)
     images, labels = _batch(batch_size, net.image_shape)
     optimizer = SGD(net, lr=LR, momentum=MOMENTUM)
 
     def step() -> float:
-        loss, dlogits = cnnzoo.cross_entropy(net.forward(images, training=True), labels)
+        loss, dlogits = cross_entropy(net.forward(images, training=True), labels)
         net.backward(dlogits)
         optimizer.step()
         return loss
@@ -105,18 +107,18 @@ def make_cnnzoo_step(model, batch_size, threads, name):
     return step, baseline
 
 
-def make_torch_step(model, batch_size, threads, name):
-    """The same for PyTorch, in the mode `name`."""
+def make_torch_step(model: str, batch_size: int, threads: int, name: str) -> tuple[Callable[[], float], int]:
+    """Return the same of PyTorch, in the mode `name`."""
     import torch
 
+    from cnnzoo.models.registry import get_model
     from tests.pytorch_models import make_pytorch_model
 
     torch.set_num_threads(threads)
-    baseline = _peak_bytes()
+    baseline = _resident_bytes()
     torch.manual_seed(0)
     net = make_pytorch_model(model)
-    image_shape = (1, 28, 28) if model == "lenet5" else (3, 32, 32)
-    images, labels = (torch.from_numpy(array) for array in _batch(batch_size, image_shape))
+    images, labels = (torch.from_numpy(array) for array in _batch(batch_size, get_model(model).image_shape))
     if name == "channels_last":
         net, images = net.to(memory_format=torch.channels_last), images.to(memory_format=torch.channels_last)
     optimizer = torch.optim.SGD(net.parameters(), lr=LR, momentum=MOMENTUM)
@@ -132,7 +134,12 @@ def make_torch_step(model, batch_size, threads, name):
     return step, baseline
 
 
-def _peak_bytes() -> int:
+def _resident_bytes(peak: bool = False) -> int:
+    """Return the resident memory of this process, now or at its peak; where Linux does not tell, always at its peak."""
+    status = Path("/proc/self/status")
+    if status.is_file():
+        fields = dict(line.split(":", 1) for line in status.read_text().splitlines())
+        return int(fields["VmHWM" if peak else "VmRSS"].split()[0]) * 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
@@ -141,67 +148,90 @@ def compare(model: str, names: list[str], batch_size: int, threads: int, rounds:
     workers = {name: Worker(name, model, batch_size, threads) for name in names}
     for worker in workers.values():
         worker.step()
-    times: dict[str, list[float]] = {name: [] for name in names}
-    for _ in range(rounds):
-        for name, worker in workers.items():
-            time.sleep(harness.PAUSE_SECONDS)
-            times[name].append(worker.step())
+    times = harness.in_turns({name: worker.step for name, worker in workers.items()}, rounds, warm_up=False)
     results = {}
     for name, worker in workers.items():
         end = worker.close()
-        if not end["losses"][-1] < end["losses"][0]:
-            raise SystemExit(f"{model}, {name}: the loss of the repeated batch did not fall: {end['losses']}")
+        if not all(map(math.isfinite, end["losses"])):
+            raise CnnzooError(f"{model}, {name}: expected finite losses, got {end['losses']}")
         results[name] = {
             "first_seconds": worker.first_seconds,
             "median_seconds": harness.median(times[name]),
             "seconds": times[name],
-            "bytes": end["bytes"],
+            **end,
         }
     return results
 
 
-def main() -> None:
-    """Run the benchmark."""
+def measure(model: str, modes: list[str], batch_size: int, threads: int, rounds: int) -> dict[str, Any]:
+    """Return what `compare` finds for each of PyTorch's modes, and the mode with the smallest ratio; or for none."""
+    if not modes:
+        return {"alone": compare(model, ["cnnzoo"], batch_size, threads, rounds)}
+    found: dict[str, Any] = {mode: compare(model, ["cnnzoo", mode], batch_size, threads, rounds) for mode in modes}
+    ratios = {mode: pair[mode]["median_seconds"] / pair["cnnzoo"]["median_seconds"] for mode, pair in found.items()}
+    best = min(ratios, key=ratios.__getitem__)
+    return found | {"ratios": ratios, "best": best}
+
+
+def _row(model: str, modes: list[str], found: dict[str, Any]) -> list[str]:
+    if not modes:
+        ours = found["alone"]["cnnzoo"]
+        return [model, f"{ours['median_seconds']:.3f}", f"{ours['bytes'] / 1e6:,.0f}"]
+    pair = found[found["best"]]
+    return [
+        model,
+        f"{pair['cnnzoo']['median_seconds']:.3f}",
+        f"{pair['cnnzoo']['bytes'] / 1e6:,.0f}",
+        *(f"{found[mode][mode]['median_seconds']:.3f} ({found['ratios'][mode]:.2f})" for mode in modes),
+        f"{pair[found['best']]['bytes'] / 1e6:,.0f}",
+        f"{found['ratios'][found['best']]:.2f}",
+    ]
+
+
+def run(arguments: Sequence[str] | None) -> None:
+    """Print the table that the arguments ask for."""
+    from cnnzoo.models import list_models
+
     parser = harness.parser(
         __doc__.splitlines()[0], "python benchmarks/training.py --models resnet18 --peer torch --json resnet18.json"
     )
-    parser.add_argument("--models", default="all", metavar="NAMES", help="networks, or all (default: %(default)s)")
+    parser.add_argument(
+        "--models", type=harness.one_of(["all", *list_models()]), default=["all"], metavar="NAMES",
+        help="networks (default: all)",
+    )  # fmt: skip
     parser.add_argument("--peer", default="torch", choices=("torch", "none"), help="beside (default: %(default)s)")
     parser.add_argument(
-        "--modes", default="nchw,channels_last", metavar="NAMES", help=f"PyTorch's, of {MODES} (default: %(default)s)"
-    )
-    arguments = parser.parse_args()
+        "--modes", type=harness.one_of(MODES), default=list(MODES[:2]), metavar="NAMES",
+        help=f"PyTorch's: {', '.join(MODES)} (default: {','.join(MODES[:2])})",
+    )  # fmt: skip
+    parsed = parser.parse(arguments)
     from tqdm import tqdm
 
-    from cnnzoo.models import list_models
-
-    models = list_models() if arguments.models == "all" else arguments.models.split(",")
-    modes = arguments.modes.split(",") if arguments.peer == "torch" else []
-    rows = [["model", *(f"{name} s" for name in ("cnnzoo", *modes)), "ratio", "cnnzoo MB", "PyTorch MB"]]
-    results = {}
+    models = list_models() if "all" in parsed.models else parsed.models
+    modes = parsed.modes if parsed.peer == "torch" else []
+    columns = [
+        "cnnzoo s",
+        "cnnzoo MB",
+        *(f"{mode} s (ratio)" for mode in modes),
+        *["PyTorch MB", "ratio"][: len(modes) * 2],
+    ]
+    rows, results = [["model", *columns]], {}
     for model in tqdm(models, file=sys.stderr, disable=not sys.stderr.isatty()):
-        found = results[model] = compare(
-            model, ["cnnzoo", *modes], arguments.batch_size, arguments.threads, arguments.rounds
-        )
-        best = min(modes, key=lambda name: found[name]["median_seconds"], default=None)
-        rows.append(
-            [
-                model,
-                *(f"{found[name]['median_seconds']:.3f}" for name in ("cnnzoo", *modes)),
-                f"{found[best]['median_seconds'] / found['cnnzoo']['median_seconds']:.2f}" if best else "-",
-                f"{found['cnnzoo']['bytes'] / 1e6:,.0f}",
-                f"{found[best]['bytes'] / 1e6:,.0f}" if best else "-",
-            ]
-        )
+        results[model] = measure(model, modes, parsed.batch_size, parsed.threads, parsed.rounds)
+        rows.append(_row(model, modes, results[model]))
     print(harness.table(rows))
-    print("seconds a step, medians; ratio: PyTorch's fastest / cnnzoo; MB: peak above the imports")
-    if arguments.json:
-        harness.write_json(arguments.json, harness.describe_machine(arguments.threads), results)
+    print("seconds a step, medians; ratio: PyTorch's / cnnzoo's; MB: peak above the imports; both beside the best mode")
+    if parsed.json:
+        harness.write_json(parsed.json, harness.describe_machine(parsed.threads), results)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the benchmark and return its exit code."""
+    return run_command("benchmarks/training.py", lambda: run(arguments))
 
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["--worker"]:
-        os.chdir(ROOT)
         serve(sys.argv[2], sys.argv[3], int(sys.argv[4]), int(sys.argv[5]))
     else:
-        main()
+        raise SystemExit(main())

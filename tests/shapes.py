@@ -1,6 +1,7 @@
 """The convolutions that tests and benchmarks run: those of the networks, and those that fit nothing evenly."""
 
 from collections import Counter
+from collections.abc import Iterable
 
 from cnnzoo.kernels.convolution import ConvolutionShape
 from cnnzoo.models.registry import build_graph
@@ -35,7 +36,7 @@ TAILS = (
 )
 
 
-def list_convolutions(models: tuple[str, ...], images: int) -> dict[ConvolutionShape, Counter[str]]:
+def list_convolutions(models: Iterable[str], images: int) -> dict[ConvolutionShape, Counter[str]]:
     """Return each distinct convolution of some models, linear layers included, and how many each model has of it."""
     found: dict[ConvolutionShape, Counter[str]] = {}
     for model in models:
