@@ -71,7 +71,7 @@ class Setting:
         elif self.kind in (int, float):
             words = "a whole number" if self.kind is int else "a number"
             words += f" of {self.minimum:g} or more" if math.isfinite(self.minimum) else ""
-            words += f" and below {self.below:g}" if math.isfinite(self.below) else ""
+            words += f" and below {self.below:g}" if self.below < 2**31 else ""
         else:
             words = {bool: "True or False", str: "a text"}[self.kind]
         return f"{words}, or None" if self.optional else words
@@ -94,6 +94,8 @@ class Setting:
                 raise ValueError
         elif self.kind is int:
             value = operator.index(value)
+            if abs(value) >= 2**63:
+                raise ValueError
         elif self.kind is float:
             if not isinstance(value, numbers.Real):
                 raise TypeError
@@ -131,13 +133,19 @@ class RunConfig:
     dropout: float | None = _setting(
         "model", "probability of dropping a value; none: the network's own", None, minimum=0, below=1
     )
-    classifier_width: int | None = _setting("model", "features of VGG's hidden layers; none: 512", None, minimum=1)
-    growth_rate: int | None = _setting("model", "channels that a layer of DenseNet adds; none: 32", None, minimum=1)
+    classifier_width: int | None = _setting(
+        "model", "features of VGG's hidden layers; none: 512", None, minimum=1, below=2**31
+    )
+    growth_rate: int | None = _setting(
+        "model", "channels that a layer of DenseNet adds; none: 32", None, minimum=1, below=2**31
+    )
     compression: float | None = _setting(
         "model", "share of its channels that a transition of DenseNet keeps; none: 0.5", None, minimum=0
     )
     width_multiplier: float | None = _setting("model", "factor of the channels of MobileNet; none: 1", None, minimum=0)
-    stem_stride: int | None = _setting("model", "stride of MobileNet's first convolution; none: 1", None, minimum=1)
+    stem_stride: int | None = _setting(
+        "model", "stride of MobileNet's first convolution; none: 1", None, minimum=1, below=2**31
+    )
     dtype: str = _setting("model", "type of activations and weights", "float32", choices=("float32", "float64"))
     init_from: str | None = _setting(
         "model", "weights to start from: a safetensors file, or a folder of hexadecimal files", None
@@ -148,17 +156,19 @@ class RunConfig:
         "data", "split of EMNIST: balanced, letters, digits, byclass, bymerge or mnist", "balanced"
     )
     data_dir: str | None = _setting("data", "folder in which the data set lies; none: the default place", None)
-    limit_train: int | None = _setting("data", "train on this many images", None, minimum=1)
-    limit_test: int | None = _setting("data", "test on this many images", None, minimum=1)
+    limit_train: int | None = _setting("data", "train on this many images", None, minimum=1, below=2**31)
+    limit_test: int | None = _setting("data", "test on this many images", None, minimum=1, below=2**31)
     normalization: str | None = _setting(
         "data", "statistics to normalize by, as imagenet; none: the data set's own", None
     )
     augmentation: bool = _setting("data", "random crops and flips of the training images", True)
-    crop_padding: int = _setting("data", "zeros around an image before its random crop, in pixels", 4, minimum=0)
+    crop_padding: int = _setting(
+        "data", "zeros around an image before its random crop, in pixels", 4, minimum=0, below=1024
+    )
     flip: bool = _setting("data", "mirror half of the training images", True)
 
-    batch_size: int = _setting("optimization", "images a step", 128, minimum=1)
-    epochs: int = _setting("optimization", "passes over the training images", 200, minimum=1)
+    batch_size: int = _setting("optimization", "images a step", 128, minimum=1, below=2**31)
+    epochs: int = _setting("optimization", "passes over the training images", 200, minimum=1, below=2**31)
     lr: float = _setting("optimization", "learning rate at the start", 0.01, minimum=0)
     momentum: float = _setting("optimization", "momentum of SGD", 0.9, minimum=0, below=1)
     nesterov: bool = _setting("optimization", "Nesterov's form of momentum", False)
@@ -174,11 +184,11 @@ class RunConfig:
     )
 
     schedule: str = _setting("schedule", "learning rate over the run", "step", choices=("constant", "step", "cosine"))
-    step_size: int = _setting("schedule", "epochs between two steps of the step schedule", 60, minimum=1)
+    step_size: int = _setting("schedule", "epochs between two steps of the step schedule", 60, minimum=1, below=2**31)
     gamma: float = _setting("schedule", "factor of each step of the step schedule", 0.2, minimum=0)
 
     seed: int = _setting("run", "of weights, order, augmentation and dropout", 0, minimum=0, below=2**63)
-    threads: int | None = _setting("run", "threads to compute with; none: one a core", None, minimum=1)
+    threads: int | None = _setting("run", "threads to compute with; none: one a core", None, minimum=1, below=1025)
     output_dir: str = _setting("run", "folder in which the run makes its own", "runs")
 
     def __post_init__(self) -> None:

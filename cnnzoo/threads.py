@@ -1,9 +1,12 @@
 """How many threads compute: numba's setting, with more of them than cores where that is asked for in time."""
 
+import numbers
 import os
 import sys
 
 from cnnzoo.errors import ConfigError
+
+MOST_THREADS = 1024
 
 
 def _count_cores() -> int:
@@ -30,8 +33,8 @@ def set_num_threads(n: int) -> None:
     ConfigError
         `n` is no whole number of 1 or more, or above what numba started with.
     """
-    if not isinstance(n, int) or isinstance(n, bool) or n < 1:
-        raise ConfigError(f"threads: expected a whole number of 1 or more, got {n!r}")
+    if not isinstance(n, numbers.Integral) or isinstance(n, bool) or not 1 <= n <= MOST_THREADS:
+        raise ConfigError(f"threads: expected a whole number from 1 to {MOST_THREADS}, got {n!r}")
     if "numba" not in sys.modules:
         current = os.environ.get("NUMBA_NUM_THREADS", "")
         largest = int(current) if current.isdecimal() else _count_cores()

@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from cnnzoo.data.dataset import Split
-from cnnzoo.data.hashing import draw_bits, permutation, stream_key
 from cnnzoo.errors import ConfigError
+from cnnzoo.hashing import draw_bits, permutation, stream_key
 from cnnzoo.kernels.augment import crop_flip_normalize
 
 # Keys of the two uses of one seed, so that the order of an epoch and its crops share no draws.

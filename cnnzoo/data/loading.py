@@ -71,7 +71,7 @@ def choose_dataset(name: str | None = None, data_dir: str | os.PathLike | None =
         return name, None if name == "synthetic" else _folder(data_dir)
     folder = _folder(data_dir)
     if data_dir is None:
-        return ("cifar10", folder) if folder.is_dir() and cifar10.find_cifar10(folder) else ("synthetic", None)
+        return ("cifar10", folder) if _holds_cifar10(folder) else ("synthetic", None)
     if cifar10.find_cifar10(folder):
         return "cifar10", folder
     if mnist.find_mnist(folder):
@@ -82,6 +82,14 @@ def choose_dataset(name: str | None = None, data_dir: str | os.PathLike | None =
         f"{folder}: expected CIFAR-10 (cifar-10-batches-bin, cifar-10-batches-py or IDX files), MNIST or EMNIST, "
         f"found none; for CIFAR-10, {_CIFAR10_HELP.format(folder=folder)}"
     )
+
+
+def _holds_cifar10(folder: Path) -> bool:
+    """Tell whether CIFAR-10 is found in the default place, which may be anything's: trouble in looking is a no."""
+    try:
+        return folder.is_dir() and cifar10.find_cifar10(folder) is not None
+    except (DataError, OSError):
+        return False
 
 
 def load_dataset(

@@ -14,7 +14,7 @@ from collections.abc import Callable
 import numpy as np
 
 from cnnzoo.data.dataset import Split
-from cnnzoo.data.hashing import draw_bits, stream_key
+from cnnzoo.hashing import draw_bits, stream_key
 
 NUM_TRAIN, NUM_TEST = 10_000, 2_000
 SIZE = 32

@@ -63,6 +63,8 @@ def conv_bn_relu(
 
 def linear(x: Tensor, features: int, *, name: str, init: Initializer = xavier_uniform) -> Tensor:
     """Apply a fully connected layer to all values of an image."""
+    if features < 1:
+        raise ModelError(f"{name}: expected 1 feature or more, got {features}")
     return x.graph.apply(Linear(name, x.extent, features, init), x)
 
 

@@ -147,7 +147,7 @@ class Network:
             The last pass was not forward in training: a backward pass uses up what was kept for it, and any other pass
             overwrites it.
         ModelError
-            `dlogits` is not of the logits' shape.
+            `dlogits` is not of the logits' shape, or not of a floating type.
         """
         plan = self._pending
         if plan is None:
@@ -156,6 +156,8 @@ class Network:
         dlogits = np.asarray(dlogits)
         if dlogits.shape != expected:
             raise ModelError(f"dlogits: expected shape {expected}, got {dlogits.shape}")
+        if dlogits.dtype.kind != "f":
+            raise ModelError(f"dlogits: expected a floating type, got {dlogits.dtype}")
         self._pending = None
         plan.gradient(self.graph.output).data[:] = dlogits.reshape(-1)
         plan.backward(accumulate)

@@ -56,7 +56,11 @@ class Plan:
         if self._arena is arena:
             return
         self._arena = arena
-        self._contexts = [self._context(k, node, arrays[node.operator]) for k, node in enumerate(self._nodes)]
+        try:
+            self._contexts = [self._context(k, node, arrays[node.operator]) for k, node in enumerate(self._nodes)]
+        except BaseException:  # an interrupt leaves no half of a plan
+            self.unbind()
+            raise
 
     def unbind(self) -> None:
         """Let go of the arena, which can then be freed."""

@@ -32,9 +32,8 @@ from cnnzoo.kernels.simd import add, lanes, load, multiply_add, pointer, positiv
 
 
 @worker
-def block_statistics(x, ldx, rows, channels, partial):
-    """Write the mean (partial[:channels]) and M2 (partial[channels : 2 * channels]) of `rows` >= 1 rows."""
-    mean, m2 = row(partial, channels, 0, channels), row(partial, channels, 1, channels)
+def block_statistics(x, ldx, rows, channels, mean, m2):
+    """Write mean and M2, T[channels] each, of `rows` >= 1 rows."""
     for c in range(channels):
         mean[c] = x[c]
     for r in range(1, rows):
@@ -57,7 +56,8 @@ def batch_norm_statistics(x, ldx, rows, channels, rows_per_block, partials):
     for block in prange(block_count(rows, rows_per_block)):
         first = np.int64(block) * rows_per_block
         partial = row(partials, 2 * channels, block, 2 * channels)
-        block_statistics(x[first * ldx :], ldx, min(rows_per_block, rows - first), channels, partial)
+        mean, m2 = row(partial, channels, 0, channels), row(partial, channels, 1, channels)
+        block_statistics(x[first * ldx :], ldx, min(rows_per_block, rows - first), channels, mean, m2)
 
 
 @worker

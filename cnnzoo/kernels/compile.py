@@ -23,13 +23,15 @@ import numpy as np
 from numba import types
 from numba.core.registry import cpu_target
 
+from cnnzoo.errors import ConfigError
+
 # Reassociation without `nnan` and `ninf`: a NaN stays a NaN, so that divergence can be seen.
 FASTMATH = {"nsz", "arcp", "contract", "afn", "reassoc"}
 
 REAL_TYPES = {np.dtype(np.float32): types.float32, np.dtype(np.float64): types.float64}
 
 worker = numba.njit(fastmath=FASTMATH, error_model="numpy")
-"""Compile a serial function that kernels call; `worker_inlined` makes its body part of the caller."""
+"""Compile a serial function that kernels call."""
 
 
 def target() -> tuple[str, str, str]:
@@ -38,13 +40,13 @@ def target() -> tuple[str, str, str]:
 
 
 def _default_cache_root() -> Path:
-    if "CNNZOO_CACHE_DIR" in os.environ:
+    if os.environ.get("CNNZOO_CACHE_DIR"):
         return Path(os.environ["CNNZOO_CACHE_DIR"])
     if sys.platform == "darwin":
         return Path.home() / "Library" / "Caches" / "cnnzoo"
     if sys.platform == "win32":
-        return Path(os.environ.get("LOCALAPPDATA", Path.home() / "AppData" / "Local")) / "cnnzoo" / "Cache"
-    return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "cnnzoo"
+        return Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local") / "cnnzoo" / "Cache"
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "cnnzoo"
 
 
 @functools.cache
@@ -60,8 +62,23 @@ def cache_directory() -> Path:
     for source in sorted(Path(__file__).parent.glob("*.py")):
         digest.update(source.name.encode() + b"\0" + source.read_bytes() + b"\0")
     folder = _default_cache_root() / f"kernels-{digest.hexdigest()[:16]}"
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"kernel cache: expected a folder that can be made, got {folder}: {error.strerror}") from None
+    _check_private(folder)
     return folder
+
+
+def _check_private(folder: Path) -> None:
+    """Refuse a folder that others can write to: the kernels in it are pickles, which run what is in them."""
+    status = folder.stat()
+    owned = not hasattr(os, "getuid") or (status.st_uid == os.getuid() and not status.st_mode & 0o022)
+    if not owned or not os.access(folder, os.W_OK):
+        raise ConfigError(
+            f"kernel cache: expected a folder that this user alone can write to, got {folder}; "
+            "set CNNZOO_CACHE_DIR to another place"
+        )
 
 
 class Kernel:

@@ -143,7 +143,10 @@ def _correlate_block(
         for r in range(first, first + count):
             _add_run(bias, column, y, r * ldy + column, columns)
     if statistics.size > 0:
-        block_statistics(y[first * ldy :], ldy, count, columns, statistics[block * 2 * columns :])
+        at = block * 2 * g[COLUMNS] + column
+        m2_at = at + g[COLUMNS]
+        mean, m2 = statistics[at : at + columns], statistics[m2_at : m2_at + columns]
+        block_statistics(y[first * ldy + column :], ldy, count, columns, mean, m2)
 
 
 @kernel(
@@ -161,8 +164,8 @@ def correlate(
     All are packed into `panels` first, in tasks of their own.
 
     Tasks are blocks of ROWS positions by `group` columns, a multiple of the panel width. `bias` and
-    `statistics` may be empty; the latter are [blocks][mean, M2][columns] and want all columns in one group. `scratch`
-    holds `scratch_stride` elements a thread.
+    `statistics` may be empty; the latter are [blocks][mean, M2][columns]. `scratch` holds `scratch_stride` elements a
+    thread.
     """
     blocks = block_count(g[IMAGES] * g[GRID_HEIGHT] * g[GRID_WIDTH], g[ROWS])
     groups = block_count(g[COLUMNS], group)

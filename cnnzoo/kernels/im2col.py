@@ -208,13 +208,9 @@ class Im2col:
         self, c: _Correlation, transposed, x, ldx, w, y, ldy, scratch, prologue, accumulate, bias, statistics
     ):
         panels, per_thread = scratch[: c.panels], scratch[c.panels :]
-        group = c.group
-        if statistics is None:
-            statistics = self._nothing
-        else:
-            group = c.columns
+        statistics = self._nothing if statistics is None else statistics
         correlate(
-            c.geometry, x, ldx, *(prologue or self._plain), w, c.taps, transposed, panels, group,
+            c.geometry, x, ldx, *(prologue or self._plain), w, c.taps, transposed, panels, c.group,
             y, ldy, accumulate, bias, statistics, per_thread, c.scratch,
         )  # fmt: skip
 

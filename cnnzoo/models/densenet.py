@@ -5,6 +5,7 @@ For images of 32x32 the 7x7 stem with stride 2 and its max pool become one 3x3 c
 the four blocks work on 32, 16, 8 and 4 pixels. k is `growth_rate`, theta `compression`.
 """
 
+from cnnzoo.errors import ModelError
 from cnnzoo.graph.layers import (
     average_pool,
     batch_norm,
@@ -42,6 +43,8 @@ def densenet121(
     x: Tensor, num_classes: int, dropout: float, *, growth_rate: int = 32, compression: float = 0.5
 ) -> Tensor:
     """A 3x3 stem and four dense blocks of 6, 12, 24 and 16 layers: 6,956,426 parameters."""
+    if not 0 < compression <= 1:
+        raise ModelError(f"compression: expected a share above 0 and at most 1, got {compression}")
     x = conv_bn_relu(x, 2 * growth_rate, kernel=3, conv_name="features.conv0", bn_name="features.norm0")
     for block, layers in enumerate(BLOCKS, start=1):
         for layer in range(1, layers + 1):

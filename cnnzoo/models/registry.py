@@ -36,6 +36,9 @@ class Model:
     options: dict[str, Any]
 
 
+LARGEST = 2**31
+"""Bound of every count, so that no product of two overflows."""
+
 _MODELS: dict[str, Model] = {}
 
 
@@ -89,10 +92,12 @@ def build_graph(
     if rate and not model.dropout:
         raise ConfigError(f"dropout: expected 0, for {name} has none, got {rate}")
     _check_whole("num_classes", num_classes, 1)
-    for option in options:
+    for option, value in options.items():
         if option not in model.options:
             known = ", ".join(model.options) or "none"
             raise ConfigError(f"{option}: expected an option of {name} ({known}), got one it does not have")
+        if isinstance(model.options[option], int):
+            _check_whole(option, value, 1)
     shape = model.image_shape if image_shape is None else tuple(image_shape)
     if len(shape) != 3:
         raise ConfigError(f"image_shape: expected (channels, height, width), got {shape}")
@@ -147,10 +152,10 @@ def create_model(
         Another argument is out of range.
     """
     graph = build_graph(name, num_classes, image_shape=image_shape, dropout=dropout, **options)
-    _check_whole("seed", seed, 0)
+    _check_whole("seed", seed, 0, below=2**63)
     return Network(graph, name=name, seed=seed, dtype=dtype)
 
 
-def _check_whole(name: str, value: Any, minimum: int) -> None:
-    if not isinstance(value, (int, np.integer)) or isinstance(value, bool) or value < minimum:
+def _check_whole(name: str, value: Any, minimum: int, below: int = LARGEST) -> None:
+    if not isinstance(value, (int, np.integer)) or isinstance(value, bool) or not minimum <= value < below:
         raise ConfigError(f"{name}: expected a whole number of {minimum} or more, got {value!r}")

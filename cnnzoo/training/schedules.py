@@ -7,7 +7,10 @@ from cnnzoo.config import RunConfig
 
 def step_factor(epoch: float, step_size: int, gamma: float) -> float:
     """Return gamma once for every `step_size` epochs that are over."""
-    return gamma ** math.floor(epoch / step_size)
+    try:
+        return gamma ** math.floor(epoch / step_size)
+    except OverflowError:
+        return math.inf
 
 
 def cosine_factor(epoch: float, epochs: int) -> float:

@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cnnzoo.data import Augmentation, Batches, Split
-from cnnzoo.data.hashing import draw_bits, permutation, stream_key
 from cnnzoo.errors import ConfigError, DataError
+from cnnzoo.hashing import draw_bits, permutation, stream_key
 
 IDENTITY = {"mean": (0.0, 0.0, 0.0), "std": (1 / 255,) * 3, "dtype": "float64"}
 

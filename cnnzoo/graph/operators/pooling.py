@@ -35,17 +35,19 @@ class _WindowPool(Operator):
         if not 0 <= 2 * padding <= window:
             raise ModelError(f"{name}: expected a padding of at most half the window of {window}, got {padding}")
         self.window, self.stride, self.padding = window, stride, padding
-        self._extent = Extent(0, 0, 0)
 
     def output_extent(self, *inputs: Extent) -> Extent:
-        x = self._extent = inputs[0]
+        x = inputs[0]
         height, width = ((size + 2 * self.padding - self.window) // self.stride + 1 for size in (x.height, x.width))
         if height < 1 or width < 1:
             raise ModelError(f"{self.name}: expected an image no smaller than its window of {self.window}, got {x}")
         return Extent(height, width, x.channels)
 
+    def requirements(self, images: int, training: bool, dtype: np.dtype, *inputs: Extent) -> Requirements:
+        return Requirements(state=inputs[0])
+
     def _geometry(self, c: Context) -> tuple[int, ...]:
-        x = self._extent
+        x = c.state
         return c.images, x.height, x.width, x.channels, self.window, self.stride, self.padding
 
 
@@ -59,7 +61,7 @@ class MaxPool(_WindowPool):
 
     def requirements(self, images: int, training: bool, dtype: np.dtype, *inputs: Extent) -> Requirements:
         size = images * self.output_extent(*inputs).size
-        return Requirements(kept={"winner": (size, np.dtype(np.uint8))} if training else {})
+        return Requirements(inputs[0], {"winner": (size, np.dtype(np.uint8))} if training else {})
 
     def forward(self, c: Context) -> None:
         x, y = c.x[0], c.y

@@ -1,0 +1,200 @@
+"""Rewritings of a graph: which nodes are merged, which must not be, and that the networks compute the same."""
+
+from collections import Counter
+
+import pytest
+
+from cnnzoo.graph import layers
+from cnnzoo.graph.network import Network
+from cnnzoo.graph.passes import (
+    DEFAULT_PASSES,
+    apply_batch_norm_on_load,
+    collect_statistics,
+    fuse_batch_norm_add,
+    fuse_batch_norm_relu,
+)
+from cnnzoo.graph.tensor import Extent, Graph
+from cnnzoo.models.registry import build_graph
+from tests.graph import random_graphs
+from tests.graph.steps import assert_close, make_batch, randomize, relative_error, run_step
+
+ALONE = {"Convolution", "Linear", "MaxPool", "AveragePool", "GlobalAveragePool", "Dropout", "Concatenation"}
+
+
+def rewrite(graph, passes=DEFAULT_PASSES):
+    for each in passes:
+        graph = each(graph)
+    return graph
+
+
+def count_kinds(graph):
+    return dict(Counter(node.operator.kind for node in graph.nodes))
+
+
+@pytest.mark.parametrize(
+    ("name", "before", "after"),
+    [
+        (
+            "vgg16",
+            {"Convolution": 13, "ReLU": 15, "MaxPool": 5, "Linear": 3, "Dropout": 2},
+            {"Convolution": 13, "ReLU": 15, "MaxPool": 5, "Linear": 3, "Dropout": 2},
+        ),
+        (
+            "vgg16_bn",
+            {"Convolution": 13, "BatchNorm": 13, "ReLU": 15, "MaxPool": 5, "Linear": 3, "Dropout": 2},
+            {"Convolution": 13, "BatchNorm+ReLU": 13, "ReLU": 2, "MaxPool": 5, "Linear": 3, "Dropout": 2},
+        ),
+        (
+            "resnet18",
+            {"Convolution": 20, "BatchNorm": 20, "ReLU": 17, "Add": 8, "GlobalAveragePool": 1, "Linear": 1},
+            # Of 8 blocks, 3 have a projection, whose batch norm is the residual of the other one.
+            {
+                **{"Convolution": 20, "BatchNorm": 3, "BatchNorm+ReLU": 9, "BatchNorm+Add+ReLU": 8},
+                **{"GlobalAveragePool": 1, "Linear": 1},
+            },
+        ),
+    ],
+)
+def test_nodes_of_the_networks(name, before, after):
+    graph = build_graph(name)
+    assert count_kinds(graph) == before
+    assert count_kinds(rewrite(graph)) == after
+
+
+@pytest.mark.parametrize("name", ["vgg16_bn", "resnet18"])
+def test_rewritten_networks_compute_the_same(name):
+    """In float64: loss, logits, every gradient, running statistics and inference, with dropout."""
+    results = []
+    for passes in (DEFAULT_PASSES, ()):
+        net = Network(build_graph(name), name=name, dtype="float64", passes=passes)
+        randomize(net)
+        loss, logits = run_step(net, *make_batch(net, 4))
+        results.append(
+            (loss, {"logits": logits, **net.gradients()}, net.state_dict(), net.forward(make_batch(net, 2)[0]))
+        )
+    (loss, arrays, state, inference), (expected_loss, *expected) = results
+    assert loss == pytest.approx(expected_loss, rel=1e-12, abs=0)
+    assert_close(arrays, expected[0], 1e-10)
+    assert_close(state, expected[1], 1e-13)
+    assert relative_error(inference, expected[2]) <= 1e-12
+
+
+@pytest.mark.parametrize("number", range(len(DEFAULT_PASSES) + 1))
+@pytest.mark.parametrize("build", random_graphs.DELICATE)
+def test_each_pass_keeps_what_is_computed(build, number):
+    """The first `number` passes against none."""
+    results = []
+    for passes in (DEFAULT_PASSES[:number], ()):
+        net = random_graphs.make_network(build, passes)
+        randomize(net)
+        _, logits = run_step(net, *make_batch(net, 3))
+        results.append({"logits": logits, **net.gradients()} | net.state_dict())
+    assert_close(*results, 1e-9, floor=1e-3)
+
+
+def stem(channels=4):
+    return layers.conv(Graph(Extent(6, 6, 3)).input, channels, 3, bias=False, name="stem")
+
+
+def test_batch_norm_and_relu():
+    graph = layers.relu(layers.batch_norm(stem(), name="bn")).graph
+    output = graph.output
+    rewritten = fuse_batch_norm_relu(graph)
+    assert count_kinds(rewritten) == {"Convolution": 1, "BatchNorm+ReLU": 1}
+    assert rewritten.output is output is rewritten.nodes[-1].output
+
+
+def test_batch_norm_addition_and_relu():
+    x = stem()
+    y = layers.conv(x, 4, 3, name="conv")
+    for terms in ((layers.batch_norm(y, name="bn"), x), (x, layers.batch_norm(y, name="bn2"))):
+        graph = layers.relu(layers.add(*terms)).graph
+    rewritten = rewrite(graph, (fuse_batch_norm_add, fuse_batch_norm_relu))
+    assert count_kinds(rewritten) == {"Convolution": 2, "BatchNorm+Add+ReLU": 2}
+    for node in rewritten.nodes[2:]:
+        assert node.inputs == (y, x)  # what is normalized, and the residual
+
+
+def test_of_two_batch_norms_the_last_is_merged():
+    x = stem()
+    a, b = layers.batch_norm(x, name="first"), layers.batch_norm(layers.conv(x, 4, 3, name="conv"), name="last")
+    graph = rewrite(layers.relu(layers.add(a, b)).graph)
+    assert [(node.name, node.operator.kind) for node in graph.nodes if node.name in ("first", "last")] == [
+        ("first", "BatchNorm"),
+        ("last", "BatchNorm+Add+ReLU"),
+    ]
+    assert graph.nodes[-1].inputs[1] is a
+
+
+def read_twice():
+    x = layers.batch_norm(stem(), name="bn")
+    return layers.add(layers.relu(x), x)
+
+
+def read_by_two_relus():
+    x = layers.batch_norm(stem(), name="bn")
+    return layers.add(layers.relu(x), layers.relu(x))
+
+
+def added_to_itself():
+    x = layers.batch_norm(stem(), name="bn")
+    return layers.add(x, x)
+
+
+def added_to_its_input():
+    x = stem()
+    return layers.add(layers.batch_norm(x, name="bn"), x)
+
+
+def pooled_before_the_relu():
+    return layers.relu(layers.max_pool(layers.batch_norm(stem(), name="bn"), 2))
+
+
+@pytest.mark.parametrize(
+    "build", [read_twice, read_by_two_relus, added_to_itself, added_to_its_input, pooled_before_the_relu]
+)
+def test_not_merged(build):
+    graph = build().graph
+    before = count_kinds(graph)
+    assert count_kinds(rewrite(graph)) == before
+
+
+def test_two_additions_keep_the_first_apart():
+    """(bn + x) is read by an addition and a ReLU: merged with neither of them, but with its own addition."""
+    x = stem()
+    y = layers.add(layers.batch_norm(layers.conv(x, 4, 3, name="conv"), name="bn"), x)
+    graph = rewrite(layers.add(layers.relu(y), y).graph)
+    assert count_kinds(graph) == {"Convolution": 2, "BatchNorm+Add": 1, "ReLU": 1, "Add": 1}
+
+
+def test_statistics_are_collected_by_convolutions_alone():
+    x = layers.conv(stem(), 4, 3, name="conv")
+    y = layers.batch_norm(x, name="after_convolution")
+    y = layers.batch_norm(layers.max_pool(y, 2), name="after_pool")
+    y = layers.batch_norm(layers.linear(y, 5, name="linear"), name="after_linear")
+    graph = collect_statistics(y.graph)
+    borrowers = [node.name for node in graph.nodes if node.operator.borrows]
+    collectors = [node.name for node in graph.nodes if getattr(node.operator, "collects_statistics", False)]
+    assert (borrowers, collectors) == (["after_convolution"], ["conv"])
+
+
+@pytest.mark.parametrize(
+    ("kernel", "relu", "residual", "again", "deferred"),
+    [
+        (1, True, False, False, True),
+        (3, True, False, False, False),  # each value would be normalized nine times
+        (1, False, False, False, False),
+        (1, True, True, False, False),
+        (1, True, False, True, False),  # somebody else reads the normalized tensor
+    ],
+)
+def test_batch_norm_on_load(kernel, relu, residual, again, deferred):
+    x = stem()
+    y = layers.batch_norm(layers.conv(x, 4, 3, name="conv"), name="bn")
+    y = layers.add(y, x) if residual else y
+    y = layers.relu(y) if relu else y
+    z = layers.conv(y, 4, kernel, name="reader")
+    graph = (layers.add(z, y) if again else z).graph
+    graph = rewrite(graph, (fuse_batch_norm_add, fuse_batch_norm_relu, apply_batch_norm_on_load))
+    nodes = {node.name: node.operator for node in graph.nodes}
+    assert nodes["bn"].deferred == nodes["reader"].applies_batch_norm == deferred

@@ -1,0 +1,161 @@
+"""Plans of memory: what may share a place and what must not, on random graphs and on delicate ones.
+
+A wrong lifetime shows as another result than that of the same network in which every array has a place of its own,
+no operator works in place and every concatenation copies; there, plain central differences vouch for the gradients.
+"""
+
+import gc
+import itertools
+import weakref
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+
+from cnnzoo.graph.layout import Layout
+from cnnzoo.graph.passes import DEFAULT_PASSES
+from cnnzoo.models.registry import build_graph, create_model
+from tests.graph.random_graphs import DELICATE, builders, dense_block, make_network, make_unshared_network, unshared
+from tests.graph.steps import assert_close, assert_equal, fill_arena, make_batch, randomize, run_step
+from tests.graph.test_liveness import find_lower_bound, find_overlaps
+
+IMAGES = 3
+
+
+def run(net):
+    """Run a training pass and one in inference, each in memory full of NaN; return all that comes out."""
+    randomize(net)
+    images, labels = make_batch(net, IMAGES)
+    fill_arena(net, IMAGES, training=True)
+    loss, logits = run_step(net, images, labels)
+    gradients = {f"gradient of {name}": array for name, array in net.gradients().items()}
+    results = {"loss": np.array(loss), "logits": logits, **gradients, **net.state_dict()}
+    fill_arena(net, IMAGES, training=False)
+    results["inference"] = net.forward(images)
+    return results
+
+
+def assert_sharing_changes_nothing(build):
+    shared = run(make_network(build))
+    with unshared():
+        assert_equal(run(make_unshared_network(build)), shared)
+    assert all(np.isfinite(array).all() for array in shared.values())
+
+
+def assert_passes_change_only_roundings(build):
+    # The floor: before a batch norm, a bias has a gradient that is nothing but rounding errors.
+    assert_close(run(make_network(build)), run(make_network(build, passes=())), 1e-9, floor=1e-3)
+
+
+def assert_gradient_is_the_derivative(build):
+    """Compare <gradient, d> with a central difference along a random direction d of all parameters.
+
+    The step is short, for the loss has a kink at each ReLU: one between the two points spoils the difference.
+    """
+    net = make_network(build)
+    randomize(net)
+    images, labels = make_batch(net, IMAGES)
+    run_step(net, images, labels)
+    weights, gradient = net.parameter_arena.copy(), net.gradient_arena.copy()
+    direction = np.random.default_rng(1).standard_normal(weights.size) * (weights != 0)
+    step, losses = 1e-8, []
+    for sign in (1, -1):
+        net.parameter_arena[:] = weights + sign * step * direction
+        net.random_step = 0
+        losses.append(run_step(net, images, labels)[0])
+    slope = (losses[0] - losses[1]) / (2 * step)
+    # A loss of order 1 is right to about 1e-15, which the step makes 1e-7.
+    size = np.linalg.norm(gradient) + 1
+    assert abs(slope - gradient @ direction) <= 1e-6 * size
+
+
+@settings(max_examples=300)
+@given(build=builders())
+def test_sharing_memory_changes_nothing(build):
+    assert_sharing_changes_nothing(build)
+
+
+@settings(max_examples=300)
+@given(build=builders())
+def test_passes_change_only_roundings(build):
+    assert_passes_change_only_roundings(build)
+
+
+@settings(max_examples=300)
+@given(build=builders())
+def test_gradient_is_the_derivative(build):
+    assert_gradient_is_the_derivative(build)
+
+
+@pytest.mark.parametrize("build", DELICATE)
+def test_delicate_graph(build):
+    assert_sharing_changes_nothing(build)
+    assert_gradient_is_the_derivative(build)
+    assert_passes_change_only_roundings(build)
+
+
+def lay_out(graph, images, training, passes=DEFAULT_PASSES):
+    for rewrite in passes:
+        graph = rewrite(graph)
+    return Layout(graph, images, training, np.dtype(np.float32))
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("name", ["vgg16", "vgg16_bn", "resnet18"])
+def test_whole_networks_in_little_memory(name, training):
+    """No two values that live at once share a byte, and the arena is hardly larger than what lives at once."""
+    layout = lay_out(build_graph(name), 32, training)
+    assert find_overlaps(layout._values) == []
+    assert layout.arena_bytes <= 1.05 * find_lower_bound(layout._values)
+
+
+@pytest.mark.parametrize(("name", "tensors", "part"), [("vgg16", 2, 0.4), ("vgg16_bn", 2, 0.3), ("resnet18", 3, 0.2)])
+def test_inference_takes_far_less_than_training(name, tensors, part):
+    """At once it needs a convolution's input and output, and a shortcut if there is one; scratch is small."""
+    net = create_model(name)
+    training, inference = (net.arena_bytes(128, training=training) for training in (True, False))
+    largest = 128 * 4 * max(node.output.extent.size for node in net.graph.nodes)
+    assert tensors * largest <= inference <= 1.05 * tensors * largest
+    assert inference < part * training
+
+
+def test_memory_grows_with_the_batch():
+    net = create_model("resnet18")
+    sizes = [net.arena_bytes(images, training=True) for images in (1, 2, 8, 64)]
+    assert sizes == sorted(set(sizes))
+    assert 20 * sizes[0] < sizes[3] < 64 * sizes[0]
+
+
+def test_dense_block_grows_in_one_buffer():
+    """Concatenations, their terms and all their gradients are slices: nothing is copied."""
+    layout = lay_out(dense_block(), IMAGES, training=True)
+    for places in (layout.activations, layout.gradients):
+        terms = [(node, x) for node in layout.graph.nodes if node.operator.concatenates for x in node.inputs]
+        assert len({places[x].value for _, x in terms}) == 1
+        # From the first channel on: the stem's 8, then 3 more a layer.
+        assert [(places[x].channel, places[x].ld) for _, x in terms] == [(c, 17) for c in (0, 8, 0, 11, 0, 14)]
+
+
+def test_larger_arena_frees_the_smaller_one():
+    net = make_network(dense_block)
+    net.forward(make_batch(net, 2)[0], training=True)
+    net.forward(make_batch(net, 1)[0])
+    old = weakref.ref(net._arena)
+    net.forward(make_batch(net, 50)[0], training=True)
+    gc.collect()
+    assert old() is None
+    assert net._arena.size == net.arena_bytes(50, training=True)
+    # Smaller batches use the larger arena from then on.
+    arena = net._arena
+    net.forward(make_batch(net, 2)[0], training=True)
+    assert net._arena is arena
+
+
+def test_arrays_begin_at_cache_lines():
+    net = create_model("resnet18")
+    net.forward(make_batch(net, 2)[0])
+    starts = [array.ctypes.data for array in (net._arena, net.parameter_arena, net.gradient_arena)]
+    assert [start % 64 for start in starts] == [0, 0, 0]
+    segments = net.parameter_segments()
+    assert all(start * net.dtype.itemsize % 64 == 0 for _, start, _, _ in segments)
+    assert all(stop <= start for (_, _, stop, _), (_, start, _, _) in itertools.pairwise(segments))
