@@ -14,6 +14,7 @@ from hypothesis import given, settings
 
 from cnnzoo.graph.layout import Layout
 from cnnzoo.graph.passes import DEFAULT_PASSES
+from cnnzoo.graph.plan import Plan
 from cnnzoo.models.registry import build_graph, create_model
 from tests.graph.random_graphs import DELICATE, builders, dense_block, make_network, make_unshared_network, unshared
 from tests.graph.steps import assert_close, assert_equal, fill_arena, make_batch, randomize, run_step
@@ -149,6 +150,24 @@ def test_larger_arena_frees_the_smaller_one():
     arena = net._arena
     net.forward(make_batch(net, 2)[0], training=True)
     assert net._arena is arena
+
+
+def test_interrupt_while_memory_is_bound(monkeypatch):
+    net = create_model("resnet18", image_shape=(3, 8, 8))
+    bind = Plan._context
+
+    def interrupted(plan, k, node, owned):
+        if k == 5:
+            raise KeyboardInterrupt
+        return bind(plan, k, node, owned)
+
+    images = make_batch(net, 2)[0]
+    with monkeypatch.context() as patch:
+        patch.setattr(Plan, "_context", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            net.forward(images)
+    fresh = create_model("resnet18", image_shape=(3, 8, 8))
+    np.testing.assert_array_equal(net.forward(images), fresh.forward(images))
 
 
 def test_arrays_begin_at_cache_lines():

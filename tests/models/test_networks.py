@@ -280,6 +280,8 @@ def test_bad_arguments_leave_the_forward_pass_valid():
         net.backward(np.zeros((3, 10)))
     with pytest.raises(ModelError, match=r"^dlogits: expected shape \(2, 10\), got \(20,\)$"):
         net.backward(np.zeros(20))
+    with pytest.raises(ModelError, match=r"^dlogits: expected a floating type, got complex128$"):
+        net.backward(np.zeros((2, 10), complex))
     with pytest.raises(ModelError, match=r"^resnet18: expected images"):
         net.forward(np.zeros((2, 3, 8, 8), np.float32))
     net.backward(dlogits)
