@@ -83,20 +83,9 @@ def _merged(partials, rows, rows_per_block, channels, c):
 
 @kernel("void(T[::1], i8, i8, T[::1], T[::1], f8, f8, T[::1], T[::1], T[::1], T[::1], T[::1], T[::1])")
 def batch_norm_finish(
-    partials,
-    rows,
-    rows_per_block,
-    gamma,
-    beta,
-    eps,
-    momentum,
-    running_mean,
-    running_var,
-    mean,
-    inv_std,
-    scale,
+    partials, rows, rows_per_block, gamma, beta, eps, momentum, running_mean, running_var, mean, inv_std, scale,
     shift,
-):
+):  # fmt: skip
     """Merge the blocks of `batch_norm_statistics`, update the running statistics, write what the other passes need.
 
     inv_std = 1 / sqrt(M2 / rows + eps), scale = gamma inv_std, shift = beta - mean scale; each T[channels]. One row
@@ -197,23 +186,9 @@ def batch_norm_backward_sums(
         partial[:] = 0
         products = partial[channels:]
         _backward_sums(
-            pointer(dy),
-            lddy,
-            pointer(x),
-            ldx,
-            pointer(y),
-            ldy,
-            pointer(mean),
-            pointer(scale),
-            pointer(shift),
-            first,
-            min(first + size, rows),
-            channels,
-            relu,
-            from_output,
-            pointer(partial),
-            pointer(products),
-        )
+            pointer(dy), lddy, pointer(x), ldx, pointer(y), ldy, pointer(mean), pointer(scale), pointer(shift),
+            first, min(first + size, rows), channels, relu, from_output, pointer(partial), pointer(products),
+        )  # fmt: skip
         # The sums so far are of dz (x - mean).
         for c in range(channels):
             products[c] *= inv_std[c]
@@ -243,29 +218,9 @@ def batch_norm_backward_finish(partials, rows, gamma, mean, inv_std, dgamma, dbe
 
 @worker
 def _backward_rows(
-    dy,
-    lddy,
-    x,
-    ldx,
-    y,
-    ldy,
-    scale,
-    shift,
-    a,
-    b,
-    c,
-    dx,
-    lddx,
-    dresidual,
-    lddr,
-    first,
-    last,
-    channels,
-    relu,
-    from_output,
-    accumulate,
-    residual_kind,
-):
+    dy, lddy, x, ldx, y, ldy, scale, shift, a, b, c, dx, lddx, dresidual, lddr, first, last, channels, relu,
+    from_output, accumulate, residual_kind,
+):  # fmt: skip
     for r in range(first, last):
         for j in range(0, channels, lanes(dx)):
             n = channels - j
@@ -287,28 +242,9 @@ def _backward_rows(
     parallel=True,
 )
 def batch_norm_backward(
-    dy,
-    lddy,
-    x,
-    ldx,
-    y,
-    ldy,
-    scale,
-    shift,
-    a,
-    b,
-    c,
-    dx,
-    lddx,
-    dresidual,
-    lddr,
-    rows,
-    channels,
-    relu,
-    from_output,
-    accumulate,
-    residual_kind,
-):
+    dy, lddy, x, ldx, y, ldy, scale, shift, a, b, c, dx, lddx, dresidual, lddr, rows, channels, relu, from_output,
+    accumulate, residual_kind,
+):  # fmt: skip
     """dx = a dz + b x + c, or dx += it if `accumulate`; dz as in `batch_norm_backward_sums`. dx may be dy.
 
     residual_kind 0: there is no residual, and dresidual may be empty; 1: dresidual = dz; 2: dresidual += dz. With
@@ -318,26 +254,7 @@ def batch_norm_backward(
     for block in prange(block_count(rows, size)):
         first = np.int64(block) * size
         _backward_rows(
-            pointer(dy),
-            lddy,
-            pointer(x),
-            ldx,
-            pointer(y),
-            ldy,
-            pointer(scale),
-            pointer(shift),
-            pointer(a),
-            pointer(b),
-            pointer(c),
-            pointer(dx),
-            lddx,
-            pointer(dresidual),
-            lddr,
-            first,
-            min(first + size, rows),
-            channels,
-            relu,
-            from_output,
-            accumulate,
-            residual_kind,
-        )
+            pointer(dy), lddy, pointer(x), ldx, pointer(y), ldy, pointer(scale), pointer(shift), pointer(a),
+            pointer(b), pointer(c), pointer(dx), lddx, pointer(dresidual), lddr, first, min(first + size, rows),
+            channels, relu, from_output, accumulate, residual_kind,
+        )  # fmt: skip
