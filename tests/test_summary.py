@@ -204,7 +204,7 @@ def test_settings_of_the_network(run):
         (["--model", "vgg16", "--compare"], "expected --model NAME or --compare, got both"),
         (["--model", "vgg16", "--batch-size", "0"], "batch_size: expected a whole number of 1 or more, got 0"),
         (["--model", "vgg16", "--batch-size", "x"], "--batch-size: invalid int value: 'x'"),
-        (["--model", "vgg16", "--num-classes", "0"], "num_classes: expected 1 or more, got 0"),
+        (["--model", "vgg16", "--num-classes", "0"], "num_classes: expected a whole number of 1 or more, got 0"),
         (["--model", "vgg16", "--dropout", "1"], "dropout: expected a number of 0 or more and below 1, or None, got 1"),
         (["--model", "vgg16", "--dtype", "float16"], "dtype: expected one of float32, float64, got 'float16'"),
         (["--model", "vgg16", "--image-shape", "32x32"], "as 3x32x32, got '32x32'"),
