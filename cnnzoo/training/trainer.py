@@ -93,7 +93,8 @@ class Trainer:
         Raises
         ------
         CnnzooError
-            The loss is no longer finite; the message names the epoch and the step. The weights are those before it.
+            The loss is no longer finite; the message names the epoch and the step. The parameters are those before it,
+            the running statistics have seen the batch.
         StateError
             Called a second time.
         OSError
