@@ -5,6 +5,8 @@ by position. Being a few integer operations it gives the same bits on any machin
 own generators may change their streams between releases.
 """
 
+from operator import index
+
 import numpy as np
 
 _GAMMA = 0x9E3779B97F4A7C15
@@ -32,7 +34,7 @@ def stream_key(*parts: int) -> int:
     """
     key = 0
     for part in parts:
-        key = _mix_int(((key ^ (part & _MASK)) + _GAMMA) & _MASK)
+        key = _mix_int(((key ^ (index(part) & _MASK)) + _GAMMA) & _MASK)
     return key
 
 

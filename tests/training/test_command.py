@@ -209,10 +209,12 @@ def test_interrupt_exits_with_130_and_one_line(run, data, monkeypatch):
 
 # The command in a process of its own, with softmax regression in the network's place.
 _LINEAR_COMMAND = """
+import signal
 import sys
 from cnnzoo import train
 from cnnzoo.training import trainer
 from tests.training.stand_ins import make_linear_network
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job begins with Ctrl-C ignored
 trainer.create_model = make_linear_network
 sys.exit(train.main(sys.argv[1:]))
 """

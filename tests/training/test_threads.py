@@ -40,5 +40,5 @@ def test_too_many_once_numba_is_there():
 
 @pytest.mark.parametrize("threads", [0, -1, 1.5, True, "2", None])
 def test_no_number(threads):
-    with pytest.raises(ConfigError, match=r"^threads: expected a whole number of 1 or more, got"):
+    with pytest.raises(ConfigError, match=r"^threads: expected a whole number from 1 to 1024, got"):
         set_num_threads(threads)
