@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from cnnzoo.config import RunConfig
     from cnnzoo.kernels.cross_entropy import cross_entropy
+    from cnnzoo.kernels.mean_squared_error import mean_squared_error
     from cnnzoo.models import create_model, list_models
     from cnnzoo.threads import set_num_threads
     from cnnzoo.training.optimizers import SGD
@@ -17,7 +18,16 @@ if TYPE_CHECKING:
 
     __version__: str
 
-__all__ = ["SGD", "RunConfig", "Trainer", "create_model", "cross_entropy", "list_models", "set_num_threads"]
+__all__ = [
+    "SGD",
+    "RunConfig",
+    "Trainer",
+    "create_model",
+    "cross_entropy",
+    "list_models",
+    "mean_squared_error",
+    "set_num_threads",
+]
 
 _HOMES = {
     "RunConfig": "cnnzoo.config",
@@ -26,6 +36,7 @@ _HOMES = {
     "create_model": "cnnzoo.models",
     "cross_entropy": "cnnzoo.kernels.cross_entropy",
     "list_models": "cnnzoo.models",
+    "mean_squared_error": "cnnzoo.kernels.mean_squared_error",
     "set_num_threads": "cnnzoo.threads",
 }
 

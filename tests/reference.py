@@ -122,3 +122,35 @@ def cross_entropy(logits, labels, label_smoothing=0.0):
     targets = (1 - label_smoothing) * np.eye(classes)[labels] + label_smoothing / classes
     softmax = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
     return -(targets * np.log(softmax)).sum(axis=1).mean()
+
+
+def depthwise_conv2d(x, w, stride=1, padding=0):
+    """Return y[n, p, q, c] = sum over i, j of x[n, p stride + i - padding, q stride + j - padding, c] w[i, j, c]."""
+    w = np.asarray(w, dtype=np.float64)
+    images, height, width, channels = x.shape
+    height, width = (output_size(*pair, stride, padding) for pair in zip((height, width), w.shape[:2], strict=True))
+    padded = pad(x, padding)
+    y = np.zeros((images, height, width, channels))
+    for i, j in np.ndindex(w.shape[:2]):
+        y += _tap(padded, i, j, height, width, stride) * w[i, j]
+    return y
+
+
+def depthwise_conv2d_input_gradient(dy, w, input_shape, stride=1, padding=0):
+    """Return dx of shape `input_shape` [N, H, W, C]: each dy goes back along the weights it came through."""
+    dy, w = np.asarray(dy, dtype=np.float64), np.asarray(w, dtype=np.float64)
+    images, height, width, channels = input_shape
+    dx = np.zeros((images, height + 2 * padding, width + 2 * padding, channels))
+    for i, j in np.ndindex(w.shape[:2]):
+        _tap(dx, i, j, dy.shape[1], dy.shape[2], stride)[...] += dy * w[i, j]
+    return dx[:, padding : padding + height, padding : padding + width]
+
+
+def depthwise_conv2d_weight_gradient(x, dy, kernel_shape, stride=1, padding=0):
+    """Return dw [kh, kw, C] for `kernel_shape` (kh, kw)."""
+    dy = np.asarray(dy, dtype=np.float64)
+    padded = pad(x, padding)
+    dw = np.zeros((*kernel_shape, dy.shape[3]))
+    for i, j in np.ndindex(*kernel_shape):
+        dw[i, j] = (_tap(padded, i, j, dy.shape[1], dy.shape[2], stride) * dy).sum(axis=(0, 1, 2))
+    return dw

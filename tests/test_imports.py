@@ -102,7 +102,8 @@ def test_import_is_light(code):
 
 
 def test_public_names():
-    names = ["SGD", "RunConfig", "Trainer", "create_model", "cross_entropy", "list_models", "set_num_threads"]
+    functions = ["create_model", "cross_entropy", "list_models", "mean_squared_error", "set_num_threads"]
+    names = ["SGD", "RunConfig", "Trainer", *functions]
     assert sorted(cnnzoo.__all__) == sorted(names)
     for name in names:
         assert callable(getattr(cnnzoo, name))

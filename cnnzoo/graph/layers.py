@@ -5,9 +5,10 @@
 
 from cnnzoo.errors import ModelError
 from cnnzoo.graph.initializers import Initializer, he_normal, xavier_uniform
-from cnnzoo.graph.operators.activation import Dropout, ReLU
+from cnnzoo.graph.operators.activation import Dropout, Dropout2d, ReLU, Sigmoid, Tanh
 from cnnzoo.graph.operators.batch_norm import BatchNorm
 from cnnzoo.graph.operators.convolution import Convolution, Linear
+from cnnzoo.graph.operators.depthwise import Depthwise
 from cnnzoo.graph.operators.elementwise import Add, Concatenation
 from cnnzoo.graph.operators.pooling import AveragePool, GlobalAveragePool, MaxPool
 from cnnzoo.graph.tensor import Graph, Tensor
@@ -29,11 +30,32 @@ def conv(
     init: Initializer = he_normal,
 ) -> Tensor:
     """Convolve; without `padding`, an odd kernel at stride 1 keeps the size of the image."""
+    padding = _padding(name, channels, kernel, stride, padding)
+    return x.graph.apply(Convolution(name, x.channels, channels, kernel, stride, padding, bias, init), x)
+
+
+def depthwise_conv(
+    x: Tensor,
+    kernel: int,
+    *,
+    name: str,
+    stride: int = 1,
+    padding: int | None = None,
+    bias: bool = False,
+    init: Initializer = he_normal,
+) -> Tensor:
+    """Convolve each channel with a kernel of its own; without `padding` as `conv`."""
+    padding = _padding(name, x.channels, kernel, stride, padding)
+    return x.graph.apply(Depthwise(name, x.channels, kernel, stride, padding, bias, init), x)
+
+
+def _padding(name: str, channels: int, kernel: int, stride: int, padding: int | None) -> int:
+    """Return the padding of a convolution, whose extents are checked."""
     padding = (kernel - 1) // 2 if padding is None else padding
     if kernel < 1 or stride < 1 or channels < 1 or padding < 0:
         expected = "channels, kernel and stride of 1 or more and no negative padding"
         raise ModelError(f"{name}: expected {expected}, got {channels}, {kernel}, {stride} and {padding}")
-    return x.graph.apply(Convolution(name, x.channels, channels, kernel, stride, padding, bias, init), x)
+    return padding
 
 
 def batch_norm(x: Tensor, *, name: str) -> Tensor:
@@ -44,6 +66,16 @@ def batch_norm(x: Tensor, *, name: str) -> Tensor:
 def relu(x: Tensor) -> Tensor:
     """Return max(0, x)."""
     return x.graph.apply(ReLU(_numbered(x.graph, "relu")), x)
+
+
+def sigmoid(x: Tensor) -> Tensor:
+    """Return 1 / (1 + exp(-x))."""
+    return x.graph.apply(Sigmoid(_numbered(x.graph, "sigmoid")), x)
+
+
+def tanh(x: Tensor) -> Tensor:
+    """Return the hyperbolic tangent of x."""
+    return x.graph.apply(Tanh(_numbered(x.graph, "tanh")), x)
 
 
 def conv_bn_relu(
@@ -71,6 +103,11 @@ def linear(x: Tensor, features: int, *, name: str, init: Initializer = xavier_un
 def dropout(x: Tensor, rate: float) -> Tensor:
     """Drop values with probability `rate` in training; a rate of 0 adds nothing to the graph."""
     return x if rate == 0 else x.graph.apply(Dropout(_numbered(x.graph, "dropout"), rate), x)
+
+
+def dropout2d(x: Tensor, rate: float) -> Tensor:
+    """Drop whole channels of an image with probability `rate` in training; a rate of 0 adds nothing to the graph."""
+    return x if rate == 0 else x.graph.apply(Dropout2d(_numbered(x.graph, "dropout2d"), rate), x)
 
 
 def add(a: Tensor, b: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
 """The contract of every convolution algorithm, and the list of those there are.
 
-Activations are pixel matrices (NHWC rows with a leading dimension). Weights are [kernel, kernel, in, out], contiguous,
-so that one tap is the [in, out] matrix that multiplies a pixel. An algorithm has three passes::
+Activations are pixel matrices (NHWC rows with a leading dimension). Weights are [kernel, kernel, in / groups, out],
+contiguous, so that one tap is the [in, out] matrix that multiplies a pixel. An algorithm has three passes::
 
     forward           y (+)= correlate(P(x), w) + b         P: a batch norm + ReLU of x applied on load, or nothing
     input_gradient    dx (+)= adjoint of forward in x       of Q(dy)
@@ -49,7 +49,11 @@ def plain(dtype: np.dtype) -> Prologue:
 
 @dataclass(frozen=True)
 class ConvolutionShape:
-    """The extents of one convolution: a square kernel, one stride and one padding for both axes."""
+    """The extents of one convolution: a square kernel, one stride and one padding for both axes.
+
+    The channels fall into `groups`, in order, which are convolved by themselves: as many as there are channels in a
+    depthwise convolution.
+    """
 
     images: int
     height: int
@@ -59,6 +63,7 @@ class ConvolutionShape:
     kernel: int
     stride: int = 1
     padding: int = 0
+    groups: int = 1
 
     @property
     def out_height(self) -> int:
@@ -76,4 +81,4 @@ class ConvolutionShape:
     @property
     def multiply_adds(self) -> int:
         """Multiply-adds of one pass by the direct method, padding included."""
-        return self.out_pixels * self.out_channels * self.in_channels * self.kernel**2
+        return self.out_pixels * self.out_channels * (self.in_channels // self.groups) * self.kernel**2

@@ -146,8 +146,8 @@ class Im2col:
 
     @staticmethod
     def refusal(shape: ConvolutionShape) -> str | None:
-        """Return why this algorithm cannot take `shape`: None, for it takes all."""
-        return None
+        """Return why this algorithm cannot take `shape`, or None if it can."""
+        return None if shape.groups == 1 else f"it takes one group of channels, not {shape.groups}"
 
     def __init__(self, shape: ConvolutionShape, dtype: np.dtype):
         self.shape = shape

@@ -1,12 +1,21 @@
-"""ReLU and dropout."""
+"""ReLU, sigmoid, tanh and dropout."""
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cnnzoo.kernels.activation import dropout_backward, dropout_forward, relu_backward, relu_forward
-from tests.gradients import assert_adjoint, numerical_gradient
+from cnnzoo.kernels.activation import (
+    SIGMOID,
+    TANH,
+    dropout_backward,
+    dropout_forward,
+    relu_backward,
+    relu_forward,
+    sigmoidal_backward,
+    sigmoidal_forward,
+)
+from tests.gradients import assert_adjoint, assert_within, numerical_gradient, rounding
 from tests.kernels.pixel_matrix import PixelMatrix, margins, seeds
 
 DTYPES = [np.float32, np.float64]
@@ -84,7 +93,7 @@ def dropped(x, rate, key, y=None):
     rows, channels = x.values.shape
     y = y or PixelMatrix(np.zeros_like(x.values), (1, 2))
     mask = np.full(rows * channels, 7, np.uint8)
-    dropout_forward(*x.arguments, *y.arguments, mask, rows, channels, rate, key)
+    dropout_forward(*x.arguments, *y.arguments, mask, rows, channels, 1, rate, key)
     y.assert_guarded()
     return y.values, mask.reshape(rows, channels)
 
@@ -134,12 +143,100 @@ def test_dropout_backward_is_the_adjoint(shape, margin, rate, key, seed):
     x, dy, start = (PixelMatrix(v, margin) for v in np.random.default_rng(seed).standard_normal((3, *shape)))
     y, mask = dropped(x, rate, key)
     dx = PixelMatrix(np.zeros(shape), margin)
-    dropout_backward(*dy.arguments, mask.reshape(-1), *dx.arguments, *shape, rate, False)
+    dropout_backward(*dy.arguments, mask.reshape(-1), *dx.arguments, *shape, 1, rate, False)
     dx.assert_guarded()
     assert_adjoint(y, dy.values, x.values, dx.values)
 
     expected = start.values + dx.values
-    dropout_backward(*dy.arguments, mask.reshape(-1), *start.arguments, *shape, rate, True)
+    dropout_backward(*dy.arguments, mask.reshape(-1), *start.arguments, *shape, 1, rate, True)
     np.testing.assert_allclose(start.values, expected, rtol=1e-15, atol=1e-15 / (1 - rate))
-    dropout_backward(*dy.arguments, mask.reshape(-1), *dy.arguments, *shape, rate, False)
+    dropout_backward(*dy.arguments, mask.reshape(-1), *dy.arguments, *shape, 1, rate, False)
     np.testing.assert_array_equal(dy.values, dx.values)
+
+
+@given(
+    images=st.integers(1, 5), pixels=st.integers(1, 30), channels=st.integers(1, 70), rate=rates, key=keys, seed=seeds
+)
+def test_dropout_of_whole_channels(images, pixels, channels, rate, key, seed):
+    """The mask is that of dropout on one row an image, and all pixels of the image obey it, forward and backward."""
+    rows = images * pixels
+    x, dy, start = (PixelMatrix(v, (1, 2)) for v in np.random.default_rng(seed).standard_normal((3, rows, channels)))
+    _, expected = dropped(PixelMatrix(np.ones((images, channels))), rate, key)
+    factors = np.repeat(expected, pixels, axis=0) * (1 / (1 - rate))
+    y, mask = PixelMatrix(np.zeros((rows, channels)), (0, 3)), np.full(images * channels, 7, np.uint8)
+    dropout_forward(*x.arguments, *y.arguments, mask, rows, channels, pixels, rate, key)
+    np.testing.assert_array_equal(mask.reshape(images, channels), expected)
+    np.testing.assert_array_equal(y.values, x.values * factors)
+    y.assert_guarded()
+    total = start.values + dy.values * factors
+    dropout_backward(*dy.arguments, mask, *start.arguments, rows, channels, pixels, rate, True)
+    np.testing.assert_allclose(start.values, total, rtol=1e-15, atol=1e-15 / (1 - rate))
+    dropout_backward(*dy.arguments, mask, *dy.arguments, rows, channels, pixels, rate, False)
+    np.testing.assert_array_equal(dy.values != 0, factors != 0)
+
+
+SIGMOIDAL = {
+    SIGMOID: (lambda x: 1 / (1 + np.exp(-x)), lambda y: y * (1 - y)),
+    TANH: (np.tanh, lambda y: 1 - y**2),
+}
+
+
+@pytest.mark.parametrize("function", SIGMOIDAL)
+@pytest.mark.parametrize("dtype", DTYPES)
+@given(shape=rows_and_channels, margin=margins, other=margins, scale=st.sampled_from([1e-3, 1.0, 30.0]), seed=seeds)
+def test_sigmoid_and_tanh(dtype, function, shape, margin, other, scale, seed):
+    """Within four units in the last place: two of the library's function, and two operations; y may be x."""
+    x = PixelMatrix((scale * np.random.default_rng(seed).standard_normal(shape)).astype(dtype), margin)
+    y = PixelMatrix(np.zeros(shape, dtype), other)
+    expected = SIGMOIDAL[function][0](x.values.astype(np.float64))
+    sigmoidal_forward(*x.arguments, *y.arguments, *shape, function)
+    np.testing.assert_allclose(y.values, expected, rtol=4 * np.finfo(dtype).eps, atol=np.finfo(dtype).tiny)
+    y.assert_guarded()
+    sigmoidal_forward(*x.arguments, *x.arguments, *shape, function)
+    np.testing.assert_array_equal(x.values, y.values)
+
+
+@pytest.mark.parametrize("function", SIGMOIDAL)
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("accumulate", [False, True])
+@given(shape=rows_and_channels, margin=margins, other=margins, seed=seeds)
+def test_sigmoid_and_tanh_backward(dtype, function, accumulate, shape, margin, other, seed):
+    """Three or four roundings relative to |dy|, since the slope is at most 1, and that of the sum; dx may be dy."""
+    rng = np.random.default_rng(seed)
+    dy = PixelMatrix(rng.standard_normal(shape).astype(dtype), margin)
+    y = PixelMatrix(rng.uniform(-1 if function == TANH else 0, 1, shape).astype(dtype), other)
+    start = rng.standard_normal(shape).astype(dtype)
+    dx = PixelMatrix(start if accumulate else np.full(shape, np.nan, dtype), margin)
+    exact = dy.values.astype(np.float64) * SIGMOIDAL[function][1](y.values.astype(np.float64)) + start * accumulate
+    sigmoidal_backward(*dy.arguments, *y.arguments, *dx.arguments, *shape, function, accumulate)
+    sizes = 2 * np.abs(dy.values.astype(np.float64)) + np.abs(start) * accumulate
+    assert_within(dx.values, exact, (rounding(5, dtype) + rounding(5, np.float64)) * sizes)
+    dx.assert_guarded()
+    if not accumulate:
+        sigmoidal_backward(*dy.arguments, *y.arguments, *dy.arguments, *shape, function, False)
+        np.testing.assert_array_equal(dy.values, dx.values)
+
+
+@pytest.mark.parametrize("function", SIGMOIDAL)
+def test_sigmoid_and_tanh_at_their_ends(function):
+    x = PixelMatrix(np.array([[-np.inf, -1e30, 1e30, np.inf, np.nan]], np.float32))
+    sigmoidal_forward(*x.arguments, *x.arguments, 1, 5, function)
+    low = 0 if function == SIGMOID else -1
+    np.testing.assert_array_equal(x.values, np.array([[low, low, 1, 1, np.nan]], np.float32))
+
+
+@pytest.mark.parametrize("function", SIGMOIDAL)
+@settings(max_examples=30)
+@given(shape=st.tuples(st.integers(1, 4), st.integers(1, 20)), seed=seeds)
+def test_sigmoid_and_tanh_gradient_by_central_differences(function, shape, seed):
+    x, dy = (PixelMatrix(v) for v in np.random.default_rng(seed).standard_normal((2, *shape)))
+    y, dx = PixelMatrix(np.zeros(shape)), PixelMatrix(np.zeros(shape))
+
+    def loss():
+        sigmoidal_forward(*x.arguments, *y.arguments, *shape, function)
+        return np.vdot(y.values, dy.values)
+
+    numerical = numerical_gradient(loss, x.values)
+    loss()
+    sigmoidal_backward(*dy.arguments, *y.arguments, *dx.arguments, *shape, function, False)
+    np.testing.assert_allclose(dx.values, numerical, rtol=0, atol=1e-8)

@@ -110,7 +110,7 @@ def test_products_and_convolutions_at_other_widths(width):
     if vector_bytes == VECTOR_BYTES:
         pytest.skip(f"{width} is what the other tests run on here")
     selection = "not networks and not other_widths"
-    files = [f"tests/kernels/test_{name}.py" for name in ("vectors", "gemm", "convolution")]
+    files = [f"tests/kernels/test_{name}.py" for name in ("vectors", "gemm", "convolution", "depthwise")]
     code = (
         f"import cnnzoo.kernels.vectors, pytest; assert cnnzoo.kernels.vectors.VECTOR_BYTES == {vector_bytes}; "
         f"raise SystemExit(pytest.main(['-q', '-x', '-p', 'no:cacheprovider', '-k', {selection!r}, *{files!r}]))"

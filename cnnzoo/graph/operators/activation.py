@@ -1,10 +1,19 @@
-"""ReLU and dropout."""
+"""ReLU, sigmoid, tanh and dropout."""
 
 import numpy as np
 
 from cnnzoo.graph.operator import Context, Operator, Requirements
 from cnnzoo.graph.tensor import Extent
-from cnnzoo.kernels.activation import dropout_backward, dropout_forward, relu_backward, relu_forward
+from cnnzoo.kernels.activation import (
+    SIGMOID,
+    TANH,
+    dropout_backward,
+    dropout_forward,
+    relu_backward,
+    relu_forward,
+    sigmoidal_backward,
+    sigmoidal_forward,
+)
 from cnnzoo.kernels.elementwise import copy_rows
 
 
@@ -24,6 +33,35 @@ class ReLU(Operator):
         relu_backward(dy.data, dy.ld, y.data, y.ld, dx.data, dx.ld, y.rows, y.channels, c.accumulate[0])
 
 
+class _Sigmoidal(Operator):
+    """An S-shaped function; backward needs its output alone."""
+
+    saves_output = True
+    forward_in_place = True
+    backward_in_place = True
+    function: int
+
+    def forward(self, c: Context) -> None:
+        x, y = c.x[0], c.y
+        sigmoidal_forward(x.data, x.ld, y.data, y.ld, y.rows, y.channels, self.function)
+
+    def backward(self, c: Context) -> None:
+        y, dy, dx, add = c.y, c.dy, c.dx[0], c.accumulate[0]
+        sigmoidal_backward(dy.data, dy.ld, y.data, y.ld, dx.data, dx.ld, y.rows, y.channels, self.function, add)
+
+
+class Sigmoid(_Sigmoidal):
+    """y = 1 / (1 + exp(-x))."""
+
+    function = SIGMOID
+
+
+class Tanh(_Sigmoidal):
+    """y = tanh(x)."""
+
+    function = TANH
+
+
 class Dropout(Operator):
     """y = x * mask / (1 - rate) in training, each value dropped by itself; y = x in inference.
 
@@ -38,17 +76,34 @@ class Dropout(Operator):
         super().__init__(name)
         self.rate = rate
 
+    def drawn(self, x: Extent) -> int:
+        """Return how many values of an image are drawn for."""
+        return x.size
+
     def requirements(self, images: int, training: bool, dtype: np.dtype, *inputs: Extent) -> Requirements:
-        return Requirements(kept={"mask": (images * inputs[0].size, np.dtype(np.uint8))} if training else {})
+        mask = images * self.drawn(inputs[0]), np.dtype(np.uint8)
+        return Requirements(state=inputs[0].size // self.drawn(inputs[0]), kept={"mask": mask} if training else {})
 
     def forward(self, c: Context) -> None:
         x, y = c.x[0], c.y
         if c.training:
             key = np.uint64(c.random_key)
-            dropout_forward(x.data, x.ld, y.data, y.ld, c.kept["mask"], y.rows, y.channels, self.rate, key)
+            mask, repeats = c.kept["mask"], c.state
+            dropout_forward(x.data, x.ld, y.data, y.ld, mask, y.rows, y.channels, repeats, self.rate, key)
         elif x.data.ctypes.data != y.data.ctypes.data:
             copy_rows(x.data, x.ld, y.data, y.ld, y.rows, y.channels, False)
 
     def backward(self, c: Context) -> None:
-        y, dy, dx = c.y, c.dy, c.dx[0]
-        dropout_backward(dy.data, dy.ld, c.kept["mask"], dx.data, dx.ld, y.rows, y.channels, self.rate, c.accumulate[0])
+        dy, dx, mask, repeats, add = c.dy, c.dx[0], c.kept["mask"], c.state, c.accumulate[0]
+        dropout_backward(dy.data, dy.ld, mask, dx.data, dx.ld, dx.rows, dx.channels, repeats, self.rate, add)
+
+
+class Dropout2d(Dropout):
+    """Dropout of whole channels of an image.
+
+    Tompson et al., "Efficient Object Localization Using Convolutional Networks", CVPR 2015, section 3.2: neighboring
+    pixels tell the same, so that one dropped by itself is not missed.
+    """
+
+    def drawn(self, x: Extent) -> int:
+        return x.channels

@@ -10,10 +10,12 @@ from cnnzoo.graph.operator import Context, Matrix, Operator, Parameter, Requirem
 from cnnzoo.graph.tensor import Extent
 from cnnzoo.kernels.blocks import block_count, block_rows
 from cnnzoo.kernels.convolution import SCALE_SHIFT_RELU, ConvolutionShape, Prologue
+from cnnzoo.kernels.depthwise import DepthwiseConvolution
 from cnnzoo.kernels.elementwise import sum_rows
 from cnnzoo.kernels.im2col import Im2col
 
-ALGORITHMS = (Im2col,)
+Algorithm = DepthwiseConvolution | Im2col
+ALGORITHMS: tuple[type[Algorithm], ...] = (DepthwiseConvolution, Im2col)
 """Convolution algorithms, the first that accepts a shape is taken."""
 
 
@@ -21,12 +23,12 @@ ALGORITHMS = (Im2col,)
 class _Passes:
     """The algorithm for each pass at one batch size."""
 
-    forward: Im2col
-    input_gradient: Im2col
-    weight_gradient: Im2col
+    forward: Algorithm
+    input_gradient: Algorithm
+    weight_gradient: Algorithm
 
 
-def choose_algorithm(shape: ConvolutionShape) -> type[Im2col]:
+def choose_algorithm(shape: ConvolutionShape) -> type[Algorithm]:
     """Return the first algorithm that accepts `shape`.
 
     Raises
@@ -125,23 +127,30 @@ class Convolution(_WeightedSum):
     in_channels, out_channels, kernel, stride, padding : int
     bias : bool
     initializer : Initializer
-        Of the weight [out, in, kernel, kernel]; the bias begins at zero.
+        Of the weight [out, in / groups, kernel, kernel]; the bias begins at zero.
+    groups : int
+        As in `ConvolutionShape`.
     """
 
-    def __init__(self, name, in_channels, out_channels, kernel, stride, padding, bias: bool, initializer: Initializer):
+    def __init__(
+        self, name, in_channels, out_channels, kernel, stride, padding, bias: bool, initializer: Initializer, groups=1
+    ):
+        depth = in_channels // groups
         weight = Parameter(
             "weight",
-            (out_channels, in_channels, kernel, kernel),
+            (out_channels, depth, kernel, kernel),
             initializer,
             to_internal=lambda w: w.transpose(2, 3, 1, 0),
-            to_public=lambda w: w.reshape(kernel, kernel, in_channels, out_channels).transpose(3, 2, 0, 1),
+            to_public=lambda w: w.reshape(kernel, kernel, depth, out_channels).transpose(3, 2, 0, 1),
         )
         super().__init__(name, weight, bias)
         self.in_channels, self.kernel, self.stride, self.padding = in_channels, kernel, stride, padding
+        self.groups = groups
 
     def shape(self, images: int, x: Extent) -> ConvolutionShape:
+        channels = self.in_channels, self.out_channels
         return ConvolutionShape(
-            images, x.height, x.width, self.in_channels, self.out_channels, self.kernel, self.stride, self.padding
+            images, x.height, x.width, *channels, self.kernel, self.stride, self.padding, self.groups
         )
 
 
