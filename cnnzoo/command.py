@@ -7,8 +7,9 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
-from cnnzoo.config import Setting, list_settings
+from cnnzoo.config import list_settings
 from cnnzoo.errors import CnnzooError, ConfigError, ModelError, suggest
+from cnnzoo.settings import Setting
 
 
 class Parser(argparse.ArgumentParser):

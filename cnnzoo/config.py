@@ -7,116 +7,18 @@ from the defaults below.
 
 import dataclasses
 import functools
-import math
-import numbers
-import operator
 import os
 import runpy
 import traceback
-import types
-import typing
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from cnnzoo.errors import ConfigError, suggest
 from cnnzoo.recipes import recipe
-
-
-class _Unsaid:
-    def __repr__(self) -> str:
-        return "<by the recipe>"
-
-
-UNSAID: Any = _Unsaid()
-
-
-@dataclass(frozen=True, kw_only=True)
-class Setting:
-    """What is known of a field of `RunConfig` beside its name.
-
-    Attributes
-    ----------
-    group : str
-        Heading under which the commands list it.
-    help : str
-        One line.
-    kind : type
-        bool, int, float or str.
-    optional : bool
-        None is a value of it.
-    default : object
-        Where no recipe says otherwise.
-    choices : tuple of str
-        The only values; empty where there is no such list.
-    minimum, below : float
-        minimum <= value < below, for numbers.
-    """
-
-    group: str
-    help: str
-    kind: type
-    optional: bool
-    default: Any
-    choices: tuple[str, ...]
-    minimum: float
-    below: float
-
-    @property
-    def expected(self) -> str:
-        """What a value has to be, in words."""
-        if self.choices:
-            words = f"one of {', '.join(self.choices)}"
-        elif self.kind in (int, float):
-            words = "a whole number" if self.kind is int else "a number"
-            words += f" of {self.minimum:g} or more" if math.isfinite(self.minimum) else ""
-            words += f" and below {self.below:g}" if self.below < 2**31 else ""
-        else:
-            words = {bool: "True or False", str: "a text"}[self.kind]
-        return f"{words}, or None" if self.optional else words
-
-    def convert(self, value: Any) -> Any:
-        """Return the value as a plain Python one of this kind.
-
-        Raises
-        ------
-        ValueError, TypeError
-            It is not of this kind or out of its range.
-        """
-        if value is None and self.optional:
-            return None
-        if isinstance(value, bool) != (self.kind is bool):
-            raise TypeError
-        if self.kind is str:
-            value = os.fspath(value)
-            if not isinstance(value, str) or not value or (self.choices and value not in self.choices):
-                raise ValueError
-        elif self.kind is int:
-            value = operator.index(value)
-            if abs(value) >= 2**63:
-                raise ValueError
-        elif self.kind is float:
-            if not isinstance(value, numbers.Real):
-                raise TypeError
-            value = float(value)
-        if self.kind in (int, float) and not (self.minimum <= value < self.below):
-            raise ValueError
-        return value
-
-
-def _setting(
-    group: str,
-    help: str,
-    default: Any = dataclasses.MISSING,
-    *,
-    choices: tuple[str, ...] = (),
-    minimum: float = -math.inf,
-    below: float = math.inf,
-) -> Any:
-    """Declare a field of `RunConfig`; without a default it has to be said."""
-    notes = {"group": group, "help": help, "default": default, "choices": choices, "minimum": minimum, "below": below}
-    return field(default=default if default is dataclasses.MISSING else UNSAID, metadata=notes)
+from cnnzoo.settings import UNSAID, Setting, describe_settings
+from cnnzoo.settings import setting as _setting
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -256,14 +158,7 @@ class RunConfig:
 @functools.cache
 def list_settings() -> dict[str, Setting]:
     """Return what is known of each field of `RunConfig`, in the order of the fields."""
-    hints = typing.get_type_hints(RunConfig)
-    settings = {}
-    for item in dataclasses.fields(RunConfig):
-        hint = hints[item.name]
-        optional = isinstance(hint, types.UnionType)
-        kind = typing.get_args(hint)[0] if optional else hint
-        settings[item.name] = Setting(kind=kind, optional=optional, **item.metadata)
-    return settings
+    return describe_settings(RunConfig)
 
 
 def load_config(path: str | os.PathLike[str]) -> RunConfig:
