@@ -55,6 +55,14 @@ class RunConfig:
     )
     data_dir: str | None = _setting("data", "folder in which the data set lies; none: the default place", None)
     limit_train: int | None = _setting("data", "train on this many images", None, minimum=1, below=2**31)
+    validation: int = _setting(
+        "data",
+        "training images held out to choose the best epoch, a tenth of a small set where that is less; "
+        "0: train on all, the last epoch counts",
+        5000,
+        minimum=0,
+        below=2**31,
+    )
     limit_test: int | None = _setting("data", "test on this many images", None, minimum=1, below=2**31)
     normalization: str | None = _setting(
         "data", "statistics to normalize by, as imagenet; none: the data set's own", None

@@ -92,27 +92,35 @@ def _make_config(parsed: argparse.Namespace) -> RunConfig:
 def _describe_interrupt(trainer: "Trainer") -> str:
     if trainer.history is None:
         return "interrupted"
-    epoch, folder = len(trainer.history.epochs) + 1, trainer.history.folder
-    return f"interrupted in epoch {epoch} of {trainer.config.epochs}; {folder} has the metrics of the epochs before it"
+    done, epochs = len(trainer.history.epochs), trainer.config.epochs
+    place = f"epoch {done + 1} of {epochs}" if done < epochs else "the test"
+    return f"interrupted in {place}; {trainer.history.folder} has the metrics of the epochs before it"
 
 
 def _make_result(trainer: "Trainer", history: "History") -> dict[str, Any]:
     """Return what the command prints, as plain values for JSON."""
-    last = history.epochs[-1]
+    last, best, test = history.epochs[-1], history.best, history.test
+    assert test is not None
     return {
         "model": trainer.config.model,
         "parameters": trainer.net.num_parameters,
         "dataset": trainer.dataset.name,
         "source": trainer.dataset.source,
         "note": trainer.dataset.note,
-        "train_images": len(trainer.dataset.train),
-        "test_images": len(trainer.dataset.test),
+        "train_images": len(trainer.train_batches.indices),
+        "validation_images": 0 if trainer.validation_batches is None else len(trainer.validation_batches.indices),
+        "test_images": test.images,
         "epochs": last.epoch,
         "train_loss": last.train_loss,
         "train_accuracy": last.train_accuracy,
-        "test_loss": last.test_loss,
-        "test_accuracy": last.test_accuracy,
-        "seconds": sum(record.seconds + record.test_seconds for record in history.epochs),
+        "best_epoch": best.epoch,
+        "validation_loss": best.validation_loss,
+        "validation_accuracy": best.validation_accuracy,
+        "test_loss": test.loss,
+        "test_accuracy": test.accuracy,
+        "test_accuracy_interval": test.accuracy_interval,
+        "test_top5_accuracy": test.top5_accuracy,
+        "seconds": sum(record.seconds + record.validation_seconds for record in history.epochs),
         "images_per_second": last.images_per_second,
         "threads": get_num_threads(),
         "seed": trainer.config.seed,
@@ -122,9 +130,13 @@ def _make_result(trainer: "Trainer", history: "History") -> dict[str, Any]:
 
 def _describe_in_words(result: dict[str, Any]) -> str:
     epochs = f"{result['epochs']} epoch{'' if result['epochs'] == 1 else 's'}"
+    if result["epochs"] > 1 and result["validation_images"]:
+        epochs += f" (epoch {result['best_epoch']}, the best on validation)"
+    low, high = result["test_accuracy_interval"]
     lines = [
-        f"{result['model']} on {result['dataset']} after {epochs}: test accuracy {result['test_accuracy']:.2%}, "
-        f"loss {result['test_loss']:.4f} ({result['test_images']:,} images)",
+        f"{result['model']} on {result['dataset']} after {epochs}: "
+        f"test accuracy {result['test_accuracy']:.2%} (95% interval {low:.2%} to {high:.2%}), "
+        f"top-5 {result['test_top5_accuracy']:.2%}, loss {result['test_loss']:.4f}, {result['test_images']:,} images",
         f"data: {result['source']}",
         result["note"],
         f"weights: {result['folder']}/final.safetensors",

@@ -50,12 +50,14 @@ class Batches:
     split : Split
     batch_size : int
         Images in every batch but the last.
+    indices : int64[n] or None
+        The images of the split that batches are made of, n >= 1, by their places in it. None: all.
     mean, std : sequence of float, one for each channel
         A byte x of channel c becomes (x / 255 - mean[c]) / std[c], rounded once to `dtype`.
     seed : int
         Of the order and the augmentation.
     shuffle : bool
-        False: the split's own order, and a lone last image is kept.
+        False: the order of `indices`, and a lone last image is kept.
     augmentation : Augmentation or None
         Its draws depend on the seed, the epoch and the image's index in the split, never on the batch it is in.
     dtype : float32 or float64
@@ -73,12 +75,14 @@ class Batches:
         *,
         mean: Sequence[float],
         std: Sequence[float],
+        indices: np.ndarray | None = None,
         seed: int = 0,
         shuffle: bool = True,
         augmentation: Augmentation | None = None,
         dtype: DTypeLike = "float32",
     ) -> None:
         self.split = split
+        self.indices = np.arange(len(split)) if indices is None else indices
         self.batch_size = operator.index(batch_size)
         self.seed = operator.index(seed)
         self.shuffle = shuffle
@@ -101,7 +105,7 @@ class Batches:
     @property
     def num_images(self) -> int:
         """Images in an epoch."""
-        n = len(self.split)
+        n = len(self.indices)
         lone = self.shuffle and n > self.batch_size > 1 and n % self.batch_size == 1
         return n - 1 if lone else n
 
@@ -110,8 +114,9 @@ class Batches:
         # One attribute, set at once, so that a thread that prepares batches never sees half of a change.
         cached = self._order
         if cached is None or cached[0] != epoch:
-            n = len(self.split)
-            order = permutation(stream_key(self.seed, epoch, _ORDER), n) if self.shuffle else np.arange(n)
+            order = self.indices
+            if self.shuffle:
+                order = order[permutation(stream_key(self.seed, epoch, _ORDER), len(order))]
             self._order = cached = (epoch, order[: self.num_images])
         return cached[1]
 

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from cnnzoo.config import RunConfig
+from cnnzoo.training.metrics import Metrics
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,10 +20,10 @@ class EpochRecord:
     train_loss, train_accuracy : float
         Means over the epoch, taken while the weights changed: in training mode, on augmented images, with the run's
         label smoothing.
-    test_loss, test_accuracy : float
-        On the test images after the epoch, in inference mode, without label smoothing.
-    seconds, test_seconds : float
-        Wall time of training and of testing.
+    validation_loss, validation_accuracy : float or None
+        On the images held out, after the epoch, in inference mode, without label smoothing. None where none are.
+    seconds, validation_seconds : float
+        Wall time of training and of validation.
     images_per_second : float
         While training.
     """
@@ -31,17 +32,30 @@ class EpochRecord:
     lr: float
     train_loss: float
     train_accuracy: float
-    test_loss: float
-    test_accuracy: float
+    validation_loss: float | None
+    validation_accuracy: float | None
     seconds: float
-    test_seconds: float
+    validation_seconds: float
     images_per_second: float
 
 
 @dataclass(kw_only=True)
 class History:
-    """A run: its settings, its folder, and a record for each epoch that was finished."""
+    """A run: its settings, its folder, a record for each epoch that was finished, and the test once it is done."""
 
     config: RunConfig
     folder: Path
     epochs: list[EpochRecord] = field(default_factory=list)
+    test: Metrics | None = None
+
+    @property
+    def best(self) -> EpochRecord:
+        """The epoch whose weights the run ends with, at least one being finished.
+
+        The one with the highest validation accuracy; of equal ones that with the lowest validation loss, and then the
+        earliest. The last one where no images are held out.
+        """
+        last = self.epochs[-1]
+        if last.validation_accuracy is None:
+            return last
+        return max(self.epochs, key=lambda record: (record.validation_accuracy, -(record.validation_loss or 0)))

@@ -1,7 +1,9 @@
 """Loss and accuracy over many batches."""
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -9,8 +11,10 @@ from cnnzoo.data.batches import Batches
 from cnnzoo.graph.network import Network
 from cnnzoo.kernels.cross_entropy import cross_entropy
 
+_NORMAL_QUANTILE = 1.959963984540054  # 0.975: 95% of a normal distribution lie within so many deviations
 
-@dataclass(frozen=True, kw_only=True)
+
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Metrics:
     """How well a network did on some images.
 
@@ -18,35 +22,99 @@ class Metrics:
     ----------
     loss : float
         Cross-entropy in nats, mean over the images.
-    accuracy : float
-        Share of the images whose largest logit is their class, 0 to 1.
-    images : int
-        How many they were.
+    confusion : int64[classes, classes]
+        Images by their class (row) and the class of their largest logit (column); of equal logits, the first counts.
+    top5_accuracy : float
+        Share of the images whose class is among the five largest logits, 0 to 1.
     """
 
     loss: float
-    accuracy: float
-    images: int
+    confusion: np.ndarray
+    top5_accuracy: float
+
+    @property
+    def images(self) -> int:
+        """How many they were."""
+        return int(self.confusion.sum())
+
+    @property
+    def accuracy(self) -> float:
+        """Share of the images whose largest logit is their class (top-1), 0 to 1."""
+        return int(self.confusion.trace()) / self.images
+
+    @property
+    def accuracy_interval(self) -> tuple[float, float]:
+        """95% confidence interval of the accuracy: Wilson's score interval."""
+        return wilson_interval(int(self.confusion.trace()), self.images)
+
+    @property
+    def class_accuracies(self) -> list[float | None]:
+        """Share of each class's images that were recognized (recall); None for a class without images."""
+        counts = zip(self.confusion.diagonal().tolist(), self.confusion.sum(axis=1).tolist(), strict=True)
+        return [hits / images if images else None for hits, images in counts]
+
+    def to_dict(self, classes: Sequence[str]) -> dict[str, Any]:
+        """Return everything as plain values that JSON can hold; `classes` names the classes in order."""
+        low, high = self.accuracy_interval
+        supports = self.confusion.sum(axis=1).tolist()
+        rows = zip(classes, supports, self.class_accuracies, strict=True)
+        return {
+            "images": self.images,
+            "loss": self.loss,
+            "accuracy": self.accuracy,
+            "accuracy_interval": {"method": "Wilson score", "level": 0.95, "low": low, "high": high},
+            "top5_accuracy": self.top5_accuracy,
+            "classes": [{"name": name, "images": n, "accuracy": accuracy} for name, n, accuracy in rows],
+            "confusion": self.confusion.tolist(),
+        }
+
+
+def wilson_interval(hits: int, trials: int) -> tuple[float, float]:
+    """Return the 95% score interval of a proportion (Wilson 1927, "Probable inference, the law of succession").
+
+    Unlike the normal approximation it stays within 0 and 1 and keeps its level near them.
+
+    Parameters
+    ----------
+    hits, trials : int
+        0 <= hits <= trials, trials >= 1.
+
+    Returns
+    -------
+    low, high : float
+    """
+    share, z2 = hits / trials, _NORMAL_QUANTILE**2 / trials
+    center = (share + z2 / 2) / (1 + z2)
+    half = _NORMAL_QUANTILE / (1 + z2) * math.sqrt(share * (1 - share) / trials + z2 / (4 * trials))
+    # Rounding must not put the end of a range that has none beyond a proportion's.
+    return max(0.0, center - half) if hits else 0.0, min(1.0, center + half) if hits < trials else 1.0
 
 
 class Tally:
-    """Adds up `Metrics` batch by batch."""
+    """Adds up `Metrics` batch by batch; `images` counts them."""
 
-    def __init__(self) -> None:
+    def __init__(self, num_classes: int) -> None:
         self.images = 0
         self._loss = 0.0
-        self._hits = 0
+        self._top5_hits = 0
+        self._confusion = np.zeros((num_classes, num_classes), np.int64)
 
     def add(self, loss: float, logits: np.ndarray, labels: np.ndarray) -> None:
         """Count a batch: its mean loss, logits float[n, classes], labels int64[n]."""
         self.images += len(labels)
         self._loss += loss * len(labels)
-        self._hits += int(np.count_nonzero(logits.argmax(axis=1) == labels))
+        ranking = np.argsort(-logits, axis=1, kind="stable")[:, :5]
+        self._top5_hits += int(np.count_nonzero(ranking == labels[:, None]))
+        np.add.at(self._confusion, (labels, ranking[:, 0]), 1)
 
     @property
     def metrics(self) -> Metrics:
         """What was counted so far, at least one image."""
-        return Metrics(loss=self._loss / self.images, accuracy=self._hits / self.images, images=self.images)
+        return Metrics(
+            loss=self._loss / self.images,
+            confusion=self._confusion.copy(),
+            top5_accuracy=self._top5_hits / self.images,
+        )
 
 
 def evaluate(net: Network, batches: Batches, on_batch: Callable[[Tally], None] = lambda tally: None) -> Metrics:
@@ -60,7 +128,7 @@ def evaluate(net: Network, batches: Batches, on_batch: Callable[[Tally], None] =
     on_batch : callable
         Called after each batch with what was counted so far.
     """
-    tally = Tally()
+    tally = Tally(net.num_classes)
     for images, labels in batches.epoch(0):
         logits = net.forward(images, training=False)
         loss, _ = cross_entropy(logits, labels)

@@ -1,6 +1,6 @@
 """What a trainer tells while it works: it prints nothing itself."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from cnnzoo.training.history import EpochRecord, History
 from cnnzoo.training.metrics import Tally
@@ -21,14 +21,14 @@ class Observer:
     def step_done(self, tally: Tally) -> None:
         """A training step is done; `tally` counts the epoch so far."""
 
-    def test_started(self) -> None:
-        """The epoch's training is over, its test begins."""
+    def evaluation_started(self, split: Literal["validation", "test"]) -> None:
+        """The validation of an epoch begins, its training being over, or the test of the run, all epochs being over."""
 
-    def test_batch_done(self, tally: Tally) -> None:
-        """A test batch is done; `tally` counts the test so far."""
+    def evaluation_batch_done(self, tally: Tally) -> None:
+        """A batch of it is done; `tally` counts the evaluation so far."""
 
     def epoch_done(self, record: EpochRecord) -> None:
         """The epoch is over and recorded."""
 
     def run_done(self, history: History) -> None:
-        """All epochs are over and the weights are written."""
+        """The test is over and the weights are written."""

@@ -2,7 +2,7 @@
 
 import sys
 import time
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING, Literal, TextIO
 
 from tqdm import tqdm
 
@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
 _BAR = "{desc} {percentage:3.0f}%|{bar}| {rate_noinv_fmt}{postfix}"  # fits 80 columns
 
-# Of an image that is tested, relative to one that is trained on: one pass instead of three.
-_TEST_COST = 1 / 3
+# Of an image that is evaluated, relative to one that is trained on: one pass instead of three.
+_EVALUATION_COST = 1 / 3
 
 
 class Progress(Observer):
@@ -37,56 +37,70 @@ class Progress(Observer):
         self._bar: tqdm | None = None
         self._epochs = 0
         self._epoch = 0
-        self._data = ""
-        self._train_images = 0
-        self._test_images = 0
+        self._images = {"train": 0, "validation": 0, "test": 0}
+        self._split = "train"
         self._clock = _Clock()
 
     def run_started(self, trainer: "Trainer", history: History) -> None:
         """Print the network, the data and the run's folder."""
         config, dataset = trainer.config, trainer.dataset
-        self._epochs, self._data = config.epochs, dataset.name
-        self._train_images = trainer.train_batches.num_images
-        self._test_images = len(dataset.test)
+        self._epochs = config.epochs
+        for split, batches in (
+            ("train", trainer.train_batches),
+            ("validation", trainer.validation_batches),
+            ("test", trainer.test_batches),
+        ):
+            self._images[split] = batches.num_images if batches is not None else 0
         threads = get_num_threads()
         self._print(
             f"{config.model}: {trainer.net.num_parameters:,} parameters, {config.dtype}, batches of "
             f"{config.batch_size}, {config.epochs} epoch{_s(config.epochs)}, {threads} thread{_s(threads)}"
         )
         self._print(f"data: {dataset.source}")
+        if trainer.validation_batches is not None:
+            held_out = len(trainer.validation_batches.indices)
+            self._print(f"validation: {held_out:,} of the training images, held out to choose the best epoch")
         if dataset.note:
             self._print(dataset.note)
         self._print(f"run: {history.folder}")
 
     def epoch_started(self, epoch: int) -> None:
         """Show a bar for the epoch's training."""
-        self._epoch = epoch
-        self._open_bar(f"epoch {epoch}/{self._epochs}", self._train_images)
+        self._epoch, self._split = epoch, "train"
+        self._open_bar(f"epoch {epoch}/{self._epochs}", self._images["train"])
 
     def step_done(self, tally: Tally) -> None:
         """Move the bar."""
-        self._advance(tally, tally.images)
+        self._advance(tally)
 
-    def test_started(self) -> None:
-        """Show a bar for the epoch's test."""
-        self._open_bar(f"test {self._epoch}/{self._epochs}", self._test_images)
+    def evaluation_started(self, split: Literal["validation", "test"]) -> None:
+        """Show a bar for the epoch's validation, or for the test."""
+        self._split = split
+        title = "test" if split == "test" else f"validation {self._epoch}/{self._epochs}"
+        self._open_bar(title, self._images[split])
 
-    def test_batch_done(self, tally: Tally) -> None:
+    def evaluation_batch_done(self, tally: Tally) -> None:
         """Move the bar."""
-        self._advance(tally, self._train_images + tally.images * _TEST_COST)
+        self._advance(tally)
 
     def epoch_done(self, record: EpochRecord) -> None:
         """Print the epoch's results."""
         self.close()
         left = self._clock.seconds_left
+        validation = ""
+        if record.validation_loss is not None:
+            validation = f"validation: loss {record.validation_loss:.4f}, accuracy {record.validation_accuracy:.1%} | "
         self._print(
             f"epoch {record.epoch}/{self._epochs}: "
-            f"loss {record.train_loss:.4f}, accuracy {record.train_accuracy:.1%} | "
-            f"{self._data} test: loss {record.test_loss:.4f}, accuracy {record.test_accuracy:.1%} | "
+            f"loss {record.train_loss:.4f}, accuracy {record.train_accuracy:.1%} | {validation}"
             f"lr {record.lr:.3g}, {record.images_per_second:,.0f} images/s, "
-            f"{format_seconds(record.seconds + record.test_seconds)}"
+            f"{format_seconds(record.seconds + record.validation_seconds)}"
             + (f", {format_seconds(left)} left" if left and record.epoch < self._epochs else "")
         )
+
+    def run_done(self, history: History) -> None:
+        """Take the test's bar away."""
+        self.close()
 
     def close(self) -> None:
         """Take the bar away."""
@@ -110,10 +124,18 @@ class Progress(Observer):
             bar_format=_BAR,
         )
 
-    def _advance(self, tally: Tally, cost: float) -> None:
-        """Move the bar to the tally's images; `cost` is that of the epoch so far, in images trained on."""
-        epoch_cost = self._train_images + self._test_images * _TEST_COST
-        self._clock.update((self._epoch - 1 + cost / epoch_cost) / self._epochs)
+    def _advance(self, tally: Tally) -> None:
+        """Move the bar to the tally's images, and the clock to the share of the run's work that they complete."""
+        train, validation, test = self._images.values()
+        epoch_cost = train + validation * _EVALUATION_COST
+        done = self._epoch * epoch_cost
+        if self._split == "train":
+            done += tally.images - epoch_cost
+        elif self._split == "validation":
+            done += (tally.images - validation) * _EVALUATION_COST
+        else:
+            done += tally.images * _EVALUATION_COST
+        self._clock.update(done / (self._epochs * epoch_cost + test * _EVALUATION_COST))
         if self._bar is not None and not self._bar.disable:
             left = self._clock.seconds_left
             run_left = f", {format_seconds(left)} left" if left is not None else ""

@@ -25,7 +25,8 @@ class RunFolder:
     - ``config.json``: `RunConfig.to_dict`, every setting whether said or filled in;
     - ``environment.json``: versions, machine, data and command;
     - ``metrics.csv``: one `EpochRecord` a row, written as soon as its epoch is over;
-    - ``final.safetensors``: the weights after the last epoch.
+    - ``test.json``: `Metrics.to_dict` of the test images, with the weights of the best epoch;
+    - ``final.safetensors``: those weights.
 
     Parameters
     ----------
@@ -61,6 +62,10 @@ class RunFolder:
         """Add a row to metrics.csv, numbers in full precision."""
         with open(self.metrics_path, "a", newline="", encoding="utf-8") as file:
             csv.writer(file).writerow(dataclasses.astuple(record))
+
+    def write_test(self, metrics: dict[str, Any]) -> None:
+        """Write the test's results."""
+        self._write_json("test.json", metrics)
 
     def _write_json(self, name: str, content: dict[str, Any]) -> None:
         write_atomically(self.path / name, (json.dumps(content, indent=2) + "\n").encode())

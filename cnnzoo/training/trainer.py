@@ -4,9 +4,13 @@ import json
 import math
 import time
 from importlib.metadata import version
+from typing import Any, Literal
+
+import numpy as np
 
 from cnnzoo.config import RunConfig
 from cnnzoo.data import Augmentation, Batches, Dataset, choose_dataset, load_dataset
+from cnnzoo.data.validation import count_held_out, hold_out
 from cnnzoo.errors import CnnzooError, StateError
 from cnnzoo.interop.weights import load_weights, save_weights
 from cnnzoo.kernels.cross_entropy import cross_entropy
@@ -36,6 +40,9 @@ class Trainer:
     config : RunConfig
         The data set's name filled in, and with it the recipe's settings.
     dataset : Dataset
+    train_batches, test_batches : Batches
+    validation_batches : Batches or None
+        Of the training images held out; None where none are.
     net : Network
         Usable at any time, after an interrupt too.
     optimizer : SGD
@@ -66,7 +73,7 @@ class Trainer:
             normalization=config.normalization,
             emnist_split=config.emnist_split,
         )
-        self.train_batches, self.test_batches = _make_batches(config, self.dataset)
+        self.train_batches, self.validation_batches, self.test_batches = _make_batches(config, self.dataset)
         self.net = create_model(
             config.model,
             num_classes=self.dataset.num_classes,
@@ -84,7 +91,9 @@ class Trainer:
         self.history: History | None = None
 
     def fit(self) -> History:
-        """Train for the run's epochs and write the run's folder.
+        """Train for the run's epochs, test the weights of the best one, and write the run's folder.
+
+        The network has those weights afterwards: see `History.best`. The test images are used once, for them.
 
         Returns
         -------
@@ -105,40 +114,54 @@ class Trainer:
         folder = RunFolder(self.config, self.dataset)
         self.history = history = History(config=self.config, folder=folder.path)
         self.observer.run_started(self, history)
+        best_weights: dict[str, np.ndarray] = {}
         for epoch in range(self.config.epochs):
             record = self._run_epoch(epoch)
             folder.append(record)
             history.epochs.append(record)
+            if self.validation_batches is not None and history.best is record:
+                best_weights = self.net.state_dict()
             self.observer.epoch_done(record)
+        if history.best is not history.epochs[-1]:
+            self.net.load_state_dict(best_weights)
+        history.test = self._evaluate("test", self.test_batches, "the test")
+        folder.write_test(history.test.to_dict(self.dataset.classes))
         save_weights(folder.weights_path, self.net.state_dict(), self._describe_weights(history))
         self.observer.run_done(history)
         return history
 
     def _run_epoch(self, epoch: int) -> EpochRecord:
-        """Train on all training images, then test; `epoch` counts from 0."""
+        """Train on all training images, then validate; `epoch` counts from 0."""
         self.observer.epoch_started(epoch + 1)
         start = time.perf_counter()
         train = self._train(epoch)
         trained = time.perf_counter()
-        self.observer.test_started()
-        test = evaluate(self.net, self.test_batches, self.observer.test_batch_done)
-        if not math.isfinite(test.loss):
-            raise CnnzooError(f"epoch {epoch + 1}: expected a finite loss on the test images, got {test.loss}")
+        loss = accuracy = None
+        if self.validation_batches is not None:
+            validation = self._evaluate("validation", self.validation_batches, f"epoch {epoch + 1}")
+            loss, accuracy = validation.loss, validation.accuracy
         return EpochRecord(
             epoch=epoch + 1,
             lr=learning_rate(self.config, epoch),
             train_loss=train.loss,
             train_accuracy=train.accuracy,
-            test_loss=test.loss,
-            test_accuracy=test.accuracy,
+            validation_loss=loss,
+            validation_accuracy=accuracy,
             seconds=trained - start,
-            test_seconds=time.perf_counter() - trained,
+            validation_seconds=time.perf_counter() - trained,
             images_per_second=train.images / (trained - start),
         )
 
+    def _evaluate(self, split: Literal["validation", "test"], batches: Batches, when: str) -> Metrics:
+        self.observer.evaluation_started(split)
+        metrics = evaluate(self.net, batches, self.observer.evaluation_batch_done)
+        if not math.isfinite(metrics.loss):
+            raise CnnzooError(f"{when}: expected a finite loss on the {split} images, got {metrics.loss}")
+        return metrics
+
     def _train(self, epoch: int) -> Metrics:
         """Take a step for each batch of an epoch."""
-        tally = Tally()
+        tally = Tally(self.dataset.num_classes)
         for index, (images, labels) in enumerate(self.train_batches.epoch(epoch)):
             self.optimizer.lr = learning_rate(self.config, epoch + index / self.train_batches.num_batches)
             logits = self.net.forward(images, training=True)
@@ -156,7 +179,8 @@ class Trainer:
 
     def _describe_weights(self, history: History) -> dict[str, str]:
         """Return what is needed to use the weights without the rest of the folder, for the header of their file."""
-        last = history.epochs[-1]
+        best, test = history.best, history.test
+        assert test is not None
         return {
             "cnnzoo": version("cnnzoo"),
             "model": self.config.model,
@@ -165,26 +189,26 @@ class Trainer:
             "mean": json.dumps(self.dataset.mean),
             "std": json.dumps(self.dataset.std),
             "data": self.dataset.source,
-            "epochs": str(last.epoch),
-            "test_loss": repr(last.test_loss),
-            "test_accuracy": repr(last.test_accuracy),
+            "epoch": str(best.epoch),
+            "validation_loss": json.dumps(best.validation_loss),
+            "validation_accuracy": json.dumps(best.validation_accuracy),
+            "test_loss": json.dumps(test.loss),
+            "test_accuracy": json.dumps(test.accuracy),
             "config": json.dumps(self.config.to_dict()),
         }
 
 
-def _make_batches(config: RunConfig, dataset: Dataset) -> tuple[Batches, Batches]:
-    """Return the training and the test batches."""
+def _make_batches(config: RunConfig, dataset: Dataset) -> tuple[Batches, Batches | None, Batches]:
+    """Return the training, the validation and the test batches."""
+    statistics: dict[str, Any] = {"mean": dataset.mean, "std": dataset.std, "dtype": config.dtype}
     augmentation = Augmentation(crop_padding=config.crop_padding, flip=config.flip) if config.augmentation else None
+    held_out = count_held_out(config.validation, len(dataset.train))
+    kept, held = hold_out(dataset.train.labels, held_out, config.seed)
     train = Batches(
-        dataset.train,
-        config.batch_size,
-        mean=dataset.mean,
-        std=dataset.std,
-        seed=config.seed,
-        augmentation=augmentation,
-        dtype=config.dtype,
+        dataset.train, config.batch_size, indices=kept, seed=config.seed, augmentation=augmentation, **statistics
     )
-    test = Batches(
-        dataset.test, config.batch_size, mean=dataset.mean, std=dataset.std, shuffle=False, dtype=config.dtype
-    )
-    return train, test
+    validation = None
+    if held_out:
+        validation = Batches(dataset.train, config.batch_size, indices=held, shuffle=False, **statistics)
+    test = Batches(dataset.test, config.batch_size, shuffle=False, **statistics)
+    return train, validation, test

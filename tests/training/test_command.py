@@ -120,14 +120,26 @@ def test_output_of_a_run(run, data, tmp_path):
     lines = output.splitlines()
     assert lines[0].startswith("linear: 30,730 parameters, float32, batches of 32, 2 epochs, ")
     assert lines[1] == f"data: CIFAR-10 (binary files) from {data}: 100 training and 20 test images"
-    assert lines[2].startswith(f"run: {tmp_path / 'runs'}")
-    assert lines[3].startswith("epoch 1/2: loss ")
-    assert "| cifar10 test: loss " in lines[3]
-    assert lines[4].startswith("epoch 2/2: loss ")
-    assert lines[5].startswith("linear on cifar10 after 2 epochs: test accuracy ")
-    assert lines[6] == lines[1]
-    assert lines[7].endswith("final.safetensors")
-    assert len(lines) == 8
+    assert lines[2] == "validation: 10 of the training images, held out to choose the best epoch"
+    assert lines[3].startswith(f"run: {tmp_path / 'runs'}")
+    assert lines[4].startswith("epoch 1/2: loss ")
+    assert "| validation: loss " in lines[4]
+    assert lines[5].startswith("epoch 2/2: loss ")
+    chosen = r"linear on cifar10 after 2 epochs \(epoch [12], the best on validation\): "
+    result = r"test accuracy \d+\.00% \(95% interval [\d.]+% to [\d.]+%\), top-5 \d+\.00%, loss [\d.]+, 20 images"
+    assert re.fullmatch(chosen + result, lines[6])
+    assert lines[7] == lines[1]
+    assert lines[8].endswith("final.safetensors")
+    assert len(lines) == 9
+
+
+@pytest.mark.usefixtures("linear")
+def test_output_without_validation(run, data):
+    code, output, _ = run("--model", "linear", "--data-dir", data, "--epochs", 2, "--validation", 0)
+    assert code == 0
+    assert "validation:" not in output
+    assert "best on validation" not in output
+    assert "linear on cifar10 after 2 epochs: test accuracy " in output
 
 
 @pytest.mark.usefixtures("linear")
@@ -138,7 +150,6 @@ def test_synthetic_run_says_so_everywhere(run, tmp_path, monkeypatch):
     assert output.count("not CIFAR-10") == 2
     assert output.count("For CIFAR-10, download") == 2
     assert "linear-synthetic-s0" in output
-    assert "| synthetic test: " in output
     assert "linear on synthetic after 1 epoch: " in output
 
 
@@ -150,9 +161,12 @@ def test_json_is_all_of_standard_output(run, data):
     assert output.count("\n") == 1
     assert (result["model"], result["dataset"], result["epochs"], result["seed"]) == ("linear", "cifar10", 2, 3)
     assert "epoch 2/2: " in errors
+    assert (result["train_images"], result["validation_images"], result["test_images"]) == (90, 10, 20)
     with open(f"{result['folder']}/metrics.csv", newline="") as file:
-        last = list(csv.DictReader(file))[-1]
-    assert float(last["test_accuracy"]) == result["test_accuracy"]
+        best = list(csv.DictReader(file))[result["best_epoch"] - 1]
+    assert float(best["validation_accuracy"]) == result["validation_accuracy"]
+    test = json.loads(Path(result["folder"], "test.json").read_text())
+    assert (test["accuracy"], test["loss"]) == (result["test_accuracy"], result["test_loss"])
 
 
 class Terminal(io.StringIO):
@@ -173,13 +187,14 @@ class EagerBar(tqdm):
 def test_bar_on_a_terminal(data, tmp_path, monkeypatch):
     monkeypatch.setattr(progress_module, "tqdm", EagerBar)
     lines, terminal = io.StringIO(), Terminal()
-    config = RunConfig(model="linear", data_dir=data, epochs=2, batch_size=25, lr=1e-3, output_dir=tmp_path)
+    config = RunConfig(model="linear", data_dir=data, epochs=2, batch_size=30, lr=1e-3, output_dir=tmp_path)
     trainer_module.Trainer(config, Progress(lines, terminal)).fit()
     frames = [frame for frame in terminal.getvalue().split("\r") if frame.strip()]
     assert [frame.split("|")[0] for frame in frames if frame.startswith("epoch 2/2")] == [
-        f"epoch 2/2 {percent:3}%" for percent in (0, 25, 50, 75, 100)
+        f"epoch 2/2 {percent:3}%" for percent in (0, 33, 67, 100)
     ]
-    pattern = r"test 2/2 100%\|[█#]+\| +[\d.]+ images/s, loss \d+\.\d{4}, accuracy \d+\.\d%, 0\.0 s left"
+    assert any(frame.startswith("validation 2/2 100%|") for frame in frames)
+    pattern = r"test 100%\|[█#]+\| +[\d.]+ images/s, loss \d+\.\d{4}, accuracy \d+\.\d%, 0\.0 s left"
     assert re.fullmatch(pattern, frames[-1].strip())
     assert terminal.getvalue().endswith("\r")  # the last bar is taken away
     assert lines.getvalue().count("\nepoch ") == 2

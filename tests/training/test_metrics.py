@@ -1,18 +1,82 @@
-"""Loss and accuracy over uneven batches."""
+"""Metrics over uneven batches, and the interval of an accuracy."""
+
+import json
+import math
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from cnnzoo.data import Batches, Split
-from cnnzoo.training.metrics import Tally, evaluate
+from cnnzoo.training.metrics import Metrics, Tally, evaluate, wilson_interval
 from tests.training.stand_ins import LinearNetwork
 
 
 def test_tally_weighs_by_images():
-    tally = Tally()
+    tally = Tally(2)
     tally.add(1.0, np.array([[0.0, 1.0], [1.0, 0.0], [0.0, 1.0]]), np.array([1, 1, 1]))
     tally.add(5.0, np.array([[2.0, 1.0]]), np.array([0]))
-    assert (tally.metrics.loss, tally.metrics.accuracy, tally.metrics.images) == (2.0, 0.75, 4)
+    metrics = tally.metrics
+    assert (metrics.loss, metrics.accuracy, metrics.images) == (2.0, 0.75, 4)
+    np.testing.assert_array_equal(metrics.confusion, [[1, 0], [1, 2]])
+    assert metrics.class_accuracies == [1.0, 2 / 3]
+
+
+def test_class_without_images_has_no_accuracy():
+    metrics = Metrics(loss=0.0, confusion=np.array([[3, 1, 0], [0, 0, 0], [0, 0, 2]]), top5_accuracy=1.0)
+    assert metrics.class_accuracies == [0.75, None, 1.0]
+
+
+def test_top5_is_the_place_among_the_logits():
+    logits = np.tile(np.arange(8.0), (8, 1))  # class 7 first, class 0 last
+    tally = Tally(8)
+    tally.add(0.0, logits, np.arange(8))
+    assert (tally.metrics.accuracy, tally.metrics.top5_accuracy) == (1 / 8, 5 / 8)
+
+
+def test_first_of_equal_logits_counts():
+    tally = Tally(7)
+    tally.add(0.0, np.zeros((7, 7)), np.arange(7))
+    assert (tally.metrics.accuracy, tally.metrics.top5_accuracy) == (1 / 7, 5 / 7)
+    np.testing.assert_array_equal(tally.metrics.confusion[:, 0], np.ones(7))
+
+
+def test_metrics_as_json():
+    metrics = Metrics(loss=0.5, confusion=np.array([[45, 5], [7, 43]]), top5_accuracy=1.0)
+    plain = json.loads(json.dumps(metrics.to_dict(("cat", "dog"))))
+    low, high = wilson_interval(88, 100)
+    assert plain == {
+        "images": 100,
+        "loss": 0.5,
+        "accuracy": 0.88,
+        "accuracy_interval": {"method": "Wilson score", "level": 0.95, "low": low, "high": high},
+        "top5_accuracy": 1.0,
+        "classes": [
+            {"name": "cat", "images": 50, "accuracy": 0.9},
+            {"name": "dog", "images": 50, "accuracy": 0.86},
+        ],
+        "confusion": [[45, 5], [7, 43]],
+    }
+
+
+@given(trials=st.integers(1, 100_000), share=st.floats(0, 1))
+def test_wilson_interval_ends_where_the_score_test_does(trials, share):
+    hits = round(share * trials)
+    low, high = wilson_interval(hits, trials)
+    assert 0 <= low <= hits / trials <= high <= 1
+    for end, extreme in ((low, hits == 0), (high, hits == trials)):
+        if extreme:
+            assert end == hits / trials
+        else:
+            # A proportion p is within when |hits/trials - p| <= z sqrt(p (1 - p) / trials).
+            z = abs(hits / trials - end) / math.sqrt(end * (1 - end) / trials)
+            assert z == pytest.approx(1.959963984540054, rel=1e-6)
+
+
+def test_wilson_interval_of_a_known_case():
+    # Newcombe 1998, "Two-sided confidence intervals for the single proportion", table I: 81 of 263.
+    assert wilson_interval(81, 263) == pytest.approx((0.2553, 0.3662), abs=5e-5)
 
 
 def test_evaluate_covers_each_image_once_in_inference_mode():

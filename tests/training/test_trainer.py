@@ -59,10 +59,10 @@ class Recorder(Observer):
         self.rates.append(self.trainer.optimizer.lr)
         self.events.append(tally.images)
 
-    def test_started(self):
-        self.events.append("test")
+    def evaluation_started(self, split):
+        self.events.append(split)
 
-    def test_batch_done(self, tally):
+    def evaluation_batch_done(self, tally):
         self.events.append(tally.images)
 
     def epoch_done(self, record):
@@ -76,7 +76,8 @@ def test_learns(make_config):
     history = Trainer(make_config(epochs=10, augmentation=False)).fit()
     first, last = history.epochs[0], history.epochs[-1]
     assert last.train_loss < 0.5 * first.train_loss
-    assert last.test_accuracy > 0.8  # 0.1 by chance
+    assert last.validation_accuracy > 0.8  # 0.1 by chance
+    assert history.test.accuracy > 0.8
 
 
 def test_run_folder(make_config):
@@ -88,6 +89,7 @@ def test_run_folder(make_config):
         "environment.json",
         "final.safetensors",
         "metrics.csv",
+        "test.json",
     ]
     assert history.folder.name.endswith("-linear-cifar10-s0")
     saved = RunConfig.from_dict(json.loads((history.folder / "config.json").read_text()))
@@ -117,7 +119,9 @@ def test_final_weights_describe_themselves(make_config):
     assert metadata["model"] == "linear"
     assert json.loads(metadata["mean"]) == [0.485, 0.456, 0.406]
     assert len(json.loads(metadata["classes"])) == 10
-    assert float(metadata["test_accuracy"]) == history.epochs[-1].test_accuracy
+    assert float(metadata["test_accuracy"]) == history.test.accuracy
+    assert float(metadata["validation_accuracy"]) == history.best.validation_accuracy
+    assert int(metadata["epoch"]) == history.best.epoch
     assert RunConfig.from_dict(json.loads(metadata["config"])) == trainer.config
 
 
@@ -146,8 +150,9 @@ def test_init_from_a_file_that_is_none(make_config, tmp_path):
 def test_observer_is_told_everything_in_order(make_config):
     recorder = Recorder()
     Trainer(make_config(epochs=2, batch_size=40), recorder).fit()
-    epoch = [40, 80, 100, "test", 20]
-    assert recorder.events == ["run", "epoch 1", *epoch, "record 1", "epoch 2", *epoch, "record 2", "done"]
+    epoch = [40, 80, 90, "validation", 10]
+    events = ["run", "epoch 1", *epoch, "record 1", "epoch 2", *epoch, "record 2", "test", 20, "done"]
+    assert recorder.events == events
 
 
 def test_rate_follows_the_schedule_step_by_step(make_config):
@@ -220,11 +225,66 @@ def test_non_finite_loss_stops_before_the_update(make_config, monkeypatch, bad_s
     np.testing.assert_array_equal(trainer.net.parameter_arena, before[0])
 
 
-def test_non_finite_test_loss_stops_too(make_config, monkeypatch):
-    nothing = SimpleNamespace(loss=float("inf"), accuracy=0.0, images=20)
+@pytest.mark.parametrize(
+    ("validation", "message"), [(10, "epoch 1: expected a finite loss on the validation"), (0, "the test: expected")]
+)
+def test_non_finite_loss_of_an_evaluation_stops_too(make_config, monkeypatch, validation, message):
+    nothing = SimpleNamespace(loss=float("inf"), accuracy=0.0)
     monkeypatch.setattr(trainer_module, "evaluate", lambda *arguments: nothing)
-    with pytest.raises(CnnzooError, match=r"^epoch 1: expected a finite loss on the test images, got inf"):
-        Trainer(make_config()).fit()
+    with pytest.raises(CnnzooError, match=f"^{message}.* images, got inf"):
+        Trainer(make_config(validation=validation)).fit()
+
+
+def test_held_out_images_are_not_trained_on(make_config):
+    trainer = Trainer(make_config(validation=5))
+    assert (len(trainer.train_batches.indices), len(trainer.validation_batches.indices)) == (95, 5)
+    both = np.concatenate([trainer.train_batches.indices, trainer.validation_batches.indices])
+    np.testing.assert_array_equal(np.sort(both), np.arange(100))
+    assert trainer.validation_batches.augmentation is None
+
+
+def test_without_validation_all_images_are_trained_on_and_the_last_epoch_counts(make_config):
+    trainer = Trainer(make_config(validation=0))
+    history = trainer.fit()
+    assert trainer.validation_batches is None
+    assert len(trainer.train_batches.indices) == 100
+    assert {(record.validation_loss, record.validation_accuracy) for record in history.epochs} == {(None, None)}
+    assert history.best.epoch == 3
+    with open(history.folder / "metrics.csv", newline="") as file:
+        assert {row["validation_accuracy"] for row in csv.DictReader(file)} == {""}
+
+
+def test_ends_with_the_weights_of_the_best_epoch(make_config, monkeypatch):
+    """Of four epochs the second and the third have the highest accuracy, and the third the lower loss."""
+    validations = iter([(2.0, 0.3), (1.9, 0.5), (1.8, 0.5), (1.7, 0.4)])
+    evaluate, weights, tested = trainer_module.evaluate, [], []
+
+    def evaluate_as_told(net, batches, on_batch):
+        if len(weights) < 4:
+            loss, accuracy = next(validations)
+            weights.append(net.parameter_arena.copy())
+            return SimpleNamespace(loss=loss, accuracy=accuracy)
+        tested.append(net.parameter_arena.copy())
+        return evaluate(net, batches, on_batch)
+
+    monkeypatch.setattr(trainer_module, "evaluate", evaluate_as_told)
+    trainer = Trainer(make_config(epochs=4))
+    history = trainer.fit()
+    assert history.best.epoch == 3
+    assert len(tested) == 1
+    np.testing.assert_array_equal(tested[0], weights[2])
+    np.testing.assert_array_equal(trainer.net.parameter_arena, weights[2])
+    saved = load_weights(history.folder / "final.safetensors")
+    np.testing.assert_array_equal(saved["fc.bias"], weights[2][-10:])
+    assert not np.array_equal(weights[2], weights[3])
+
+
+def test_test_is_written_down(make_config):
+    trainer = Trainer(make_config())
+    history = trainer.fit()
+    written = json.loads((history.folder / "test.json").read_text())
+    assert written == history.test.to_dict(trainer.dataset.classes)
+    assert written["images"] == 20
 
 
 def test_interrupt_leaves_whole_files_and_a_usable_network(make_config):
