@@ -44,6 +44,12 @@ class RunConfig:
     compression: float | None = _setting(
         "model", "share of its channels that a transition of DenseNet keeps; none: 0.5", None, minimum=0
     )
+    width_multiplier: float | None = _setting(
+        "model", "share of its channels that each layer of MobileNet keeps; none: 1", None, minimum=0
+    )
+    stem_stride: int | None = _setting(
+        "model", "stride of MobileNet's first convolution; none: 1", None, minimum=1, below=2**31
+    )
     dtype: str = _setting("model", "type of activations and weights", "float32", choices=("float32", "float64"))
     init_from: str | None = _setting(
         "model", "weights to start from: a safetensors file, or a folder of hexadecimal files", None
@@ -129,7 +135,7 @@ class RunConfig:
     @property
     def model_options(self) -> dict[str, Any]:
         """The settings of the network alone that are not None, for `create_model`."""
-        names = ("classifier_width", "growth_rate", "compression")
+        names = ("classifier_width", "growth_rate", "compression", "width_multiplier", "stem_stride")
         return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
 
     def replace(self, **changes: Any) -> "RunConfig":
