@@ -53,8 +53,10 @@ def assert_close(actual, expected, tolerance, floor=0.0):
     """Assert that two mappings hold arrays of the same names, each within `tolerance` by `relative_error`."""
     assert actual.keys() == expected.keys()
     errors = {name: relative_error(actual[name], expected[name], floor) for name in expected}
-    beyond = {name: error for name, error in errors.items() if not error <= tolerance}
-    assert not beyond, f"relative errors above {tolerance}: {beyond}"
+    beyond = [f"{name} {error:.1e}" for name, error in errors.items() if not error <= tolerance]
+    assert not beyond, (
+        f"{len(beyond)} of {len(errors)} arrays are off by more than {tolerance}: {', '.join(beyond[:8])}"
+    )
 
 
 def assert_equal(actual, expected):

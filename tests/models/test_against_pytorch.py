@@ -1,21 +1,26 @@
 """Whole networks against PyTorch's, from the same weights: loss, logits, every gradient, statistics and SGD steps.
 
 A tensor's error is relative, ||ours - PyTorch's|| / ||PyTorch's||, Euclidean norms. In float64 it stays within 1e-9:
-both programs add up the same numbers in another order. In float32 a single ReLU near zero that falls on the other
-side changes the gradients below it, so that 1e-2 is allowed there.
+both programs add up the same numbers in another order. In float32 single ReLUs near zero fall on the other side and
+change all gradients below them, by some 1e-3 to 1e-2; so the weights are moved off that first, and the gradients then
+agree to 1e-4. Max pools whose two largest values are equal in float32 remain. GoogLeNet alone has so many of them, a
+third of a million windows an image, that one is to be expected: there a tensor may differ by 1e-2.
 """
 
 import numpy as np
 import pytest
 
 import cnnzoo
+from cnnzoo.models.registry import build_graph
+from tests.graph.kinks import clear_relus
 from tests.graph.steps import assert_close, assert_equal, make_batch, relative_error, run_step
 
 torch = pytest.importorskip("torch", reason="PyTorch is not installed")
 
 from tests.pytorch_models import make_pytorch_model  # noqa: E402
 
-MODELS = ["vgg16", "vgg16_bn", "resnet18"]
+MODELS = cnnzoo.list_models()
+GRADIENT_TOLERANCE = dict.fromkeys(MODELS, 1e-4) | {"googlenet": 1e-2}  # in float32
 
 
 def make_pair(name, dtype, **options):
@@ -24,7 +29,9 @@ def make_pair(name, dtype, **options):
     Biases, batch norm's parameters and running statistics have random values besides PyTorch's own initial weights.
     """
     torch.manual_seed(0)
-    module = make_pytorch_model(name, dropout=0.0, **options).to(getattr(torch, dtype))
+    module = make_pytorch_model(name, **options).to(getattr(torch, dtype))
+    for part in list_dropouts(module):
+        part.p = 0.0
     with torch.no_grad():
         for key, tensor in module.state_dict().items():
             if key.endswith("running_var"):
@@ -36,6 +43,10 @@ def make_pair(name, dtype, **options):
     net = cnnzoo.create_model(name, seed=1, dtype=dtype, dropout=0.0, **options)
     net.load_state_dict(to_numpy(module.state_dict()))
     return net, module
+
+
+def list_dropouts(module):
+    return [part for part in module.modules() if isinstance(part, torch.nn.Dropout)]
 
 
 def to_numpy(tensors):
@@ -62,26 +73,8 @@ def run_pytorch_inference(module, images):
         return module.eval()(torch.from_numpy(images)).numpy()
 
 
-@pytest.mark.parametrize("name", MODELS)
-def test_weights_go_both_ways_unchanged(name):
-    net, module = cnnzoo.create_model(name, seed=3), make_pytorch_model(name)
-    assert net.num_parameters == sum(parameter.numel() for parameter in module.parameters())
-    ours = {key: torch.from_numpy(array) for key, array in net.state_dict().items()}
-    missing, unexpected = module.load_state_dict(ours, strict=False)
-    assert without_counters(dict.fromkeys(missing)) == {}
-    assert unexpected == []
-    theirs = to_numpy(module.state_dict())
-    assert_equal(without_counters(theirs), net.state_dict())
-    other = cnnzoo.create_model(name, seed=4)
-    other.load_state_dict(theirs)
-    assert_equal(other.state_dict(), net.state_dict())
-
-
-@pytest.mark.parametrize("label_smoothing", [0.0, 0.1])
-@pytest.mark.parametrize("name", MODELS)
-def test_training_pass_in_float64(name, label_smoothing):
-    net, module = make_pair(name, "float64")
-    images, labels = make_batch(net, 6)
+def assert_steps_agree(net, module, images, labels, label_smoothing=0.0):
+    """Run forward and backward of both in float64, and compare loss, logits, gradients and the state left behind."""
     loss, logits = run_step(net, images, labels, label_smoothing)
     expected_loss, expected_logits, gradients = run_pytorch_step(module, images, labels, label_smoothing)
     assert loss == pytest.approx(expected_loss, rel=1e-9, abs=0)
@@ -91,56 +84,92 @@ def test_training_pass_in_float64(name, label_smoothing):
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_training_pass_in_float32(name):
+def test_weights_go_both_ways_unchanged(name):
+    net, module = cnnzoo.create_model(name, seed=3), make_pytorch_model(name)
+    assert net.num_parameters == sum(parameter.numel() for parameter in module.parameters())
+    ours = {key: torch.from_numpy(array) for key, array in net.state_dict().items()}
+    missing, unexpected = module.load_state_dict(ours, strict=False)
+    assert without_counters(dict.fromkeys(missing)) == {}
+    assert unexpected == []
+    theirs = to_numpy(module.state_dict())
+    counters = [key for key in theirs if key.endswith("num_batches_tracked")]
+    assert len(counters) == sum(key.endswith("running_mean") for key in theirs)
+    assert_equal(without_counters(theirs), net.state_dict())
+    other = cnnzoo.create_model(name, seed=4)
+    other.load_state_dict(theirs)
+    assert_equal(other.state_dict(), net.state_dict())
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_three_steps_in_float64(name):
+    """Everything that a step makes, then the weights and running statistics, then inference with them."""
+    net, module = make_pair(name, "float64")
+    optimizer = cnnzoo.SGD(net, lr=0.01, momentum=0.9, weight_decay=5e-4)
+    peer = torch.optim.SGD(module.parameters(), lr=0.01, momentum=0.9, weight_decay=5e-4)
+    for step, label_smoothing in enumerate([0.0, 0.1, 0.0]):
+        images, labels = make_batch(net, 4, seed=step)
+        assert_steps_agree(net, module, images, labels, label_smoothing)
+        optimizer.step()
+        peer.step()
+    assert_close(net.state_dict(), without_counters(to_numpy(module.state_dict())), 1e-9)
+    assert relative_error(net.forward(images), run_pytorch_inference(module, images)) <= 1e-9
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_step_in_float32(name):
     net, module = make_pair(name, "float32")
-    images, labels = make_batch(net, 8)
+    images, labels = make_batch(net, 4, seed=3)
+    net.load_state_dict(clear_relus(build_graph(name, dropout=0.0), net.state_dict(), images))
+    module.load_state_dict({key: torch.from_numpy(array) for key, array in net.state_dict().items()}, strict=False)
+    inference = net.forward(images)
+    assert np.abs(inference - run_pytorch_inference(module, images)).max() <= 5e-4
     loss, logits = run_step(net, images, labels)
     expected_loss, expected_logits, gradients = run_pytorch_step(module, images, labels)
     assert abs(loss - expected_loss) <= 5e-4
     assert np.abs(logits - expected_logits).max() <= 5e-4
-    assert_close(net.gradients(), gradients, 1e-2)
+    assert_close(net.gradients(), gradients, GRADIENT_TOLERANCE[name])
+    assert_close(net.state_dict(), without_counters(to_numpy(module.state_dict())), 1e-5)
 
 
 @pytest.mark.parametrize(
     ("name", "options"),
     [
         ("vgg16", {"image_shape": (1, 64, 96), "num_classes": 7}),  # a classifier that reads 2x3 pixels of 512 channels
+        ("vgg16", {"classifier_width": 4096}),
         ("vgg16_bn", {"image_shape": (3, 47, 35), "num_classes": 3}),  # pools that leave out a row or a column
         ("resnet18", {"image_shape": (4, 33, 22), "num_classes": 100}),  # strides on odd sizes
+        ("googlenet", {"image_shape": (1, 21, 38), "num_classes": 5}),
+        ("densenet121", {"image_shape": (2, 19, 26), "growth_rate": 12, "compression": 0.7}),
+        ("densenet121", {"image_shape": (3, 16, 16), "compression": 1.0}),
+        ("alexnet", {"image_shape": (3, 70, 101), "num_classes": 3}),
+        ("lenet5", {"num_classes": 47}),
+        ("lenet5", {"image_shape": (3, 33, 26)}),
     ],
 )
-def test_other_shapes(name, options):
+def test_variants(name, options):
     net, module = make_pair(name, "float64", **options)
-    images, labels = make_batch(net, 3)
-    loss, logits = run_step(net, images, labels)
-    expected_loss, expected_logits, gradients = run_pytorch_step(module, images, labels)
-    assert loss == pytest.approx(expected_loss, rel=1e-9, abs=0)
-    assert relative_error(logits, expected_logits) <= 1e-9
-    assert_close(net.gradients(), gradients, 1e-9)
+    shapes = {key: tuple(tensor.shape) for key, tensor in module.state_dict().items()}
+    assert {key: array.shape for key, array in net.state_dict().items()} == without_counters(shapes)
+    assert_steps_agree(net, module, *make_batch(net, 3))
 
 
-@pytest.mark.parametrize("name", MODELS)
-def test_three_steps_of_sgd_in_float64(name):
-    """Weights and running statistics stay together, and so do the logits that inference makes of them."""
-    net, module = make_pair(name, "float64")
-    optimizer = cnnzoo.SGD(net, lr=0.01, momentum=0.9, weight_decay=5e-4)
-    peer = torch.optim.SGD(module.parameters(), lr=0.01, momentum=0.9, weight_decay=5e-4)
-    for step in range(3):
-        images, labels = make_batch(net, 4, seed=step)
-        loss, _ = run_step(net, images, labels)
-        optimizer.step()
-        expected_loss, _, _ = run_pytorch_step(module, images, labels)
-        peer.step()
-        assert loss == pytest.approx(expected_loss, rel=1e-9, abs=0)
-    assert_close(net.state_dict(), without_counters(to_numpy(module.state_dict())), 1e-9)
-    assert relative_error(net.forward(images), run_pytorch_inference(module, images)) <= 1e-9
+@pytest.mark.parametrize("name", ["vgg16", "googlenet", "alexnet"])
+def test_dropout_with_the_same_masks(name):
+    """The masks that our network draws, put in the places and with the rates of PyTorch's dropout."""
+    net, module = cnnzoo.create_model(name, dtype="float64"), make_pytorch_model(name).double()
+    images, labels = make_batch(net, 4)
+    net.forward(images, training=True)
+    masks = read_dropout_masks(net)
+    net.random_step = 0  # the next pass draws the same again
+    net.load_state_dict(to_numpy(module.state_dict()))
+    for part, mask in zip(list_dropouts(module), masks, strict=True):
+        scaled = torch.from_numpy(mask / (1 - part.p))
+        part.p = 0.0
+        part.register_forward_hook(lambda part, inputs, output, scaled=scaled: output * scaled)
+    assert_steps_agree(net, module, images, labels)
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize("name", MODELS)
-def test_inference(name, dtype):
-    net, module = make_pair(name, dtype)
-    images, _ = make_batch(net, 5)
-    expected, logits = run_pytorch_inference(module, images), net.forward(images)
-    assert relative_error(logits, expected) <= {"float32": 1e-4, "float64": 1e-12}[dtype]
-    assert np.abs(logits - expected).max() <= 5e-4
+def read_dropout_masks(net):
+    """Return the mask [N, features] of each dropout, 1 where kept, after a forward pass in training."""
+    steps = zip(net.graph.nodes, net._pending._contexts, strict=True)
+    return [c.kept["mask"].reshape(c.images, -1).astype(np.float64) for node, c in steps if node.operator.draws]
