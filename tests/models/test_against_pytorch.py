@@ -139,6 +139,8 @@ def test_step_in_float32(name):
         ("vgg16_bn", {"image_shape": (3, 47, 35), "num_classes": 3}),  # pools that leave out a row or a column
         ("resnet18", {"image_shape": (4, 33, 22), "num_classes": 100}),  # strides on odd sizes
         ("googlenet", {"image_shape": (1, 21, 38), "num_classes": 5}),
+        ("mobilenetv1", {"image_shape": (1, 45, 30), "width_multiplier": 0.7}),
+        ("mobilenetv1", {"image_shape": (3, 64, 64), "width_multiplier": 0.25, "stem_stride": 2}),
         ("densenet121", {"image_shape": (2, 19, 26), "growth_rate": 12, "compression": 0.7}),
         ("densenet121", {"image_shape": (3, 16, 16), "compression": 1.0}),
         ("alexnet", {"image_shape": (3, 70, 101), "num_classes": 3}),
