@@ -7,7 +7,13 @@ from importlib import import_module
 from cnnzoo.command import Parser, run_command
 from cnnzoo.errors import ConfigError, suggest
 
-VERBS = {"train": "train a network", "summary": "layers, parameters, multiply-adds and memory of a network"}
+VERBS = {
+    "train": "train a network",
+    "evaluate": "test a trained network",
+    "predict": "say what pictures show",
+    "export": "write a trained network's weights for other programs",
+    "summary": "layers, parameters, multiply-adds and memory of a network",
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -41,10 +41,13 @@ _METAVARS: dict[Any, str] = {
 }
 
 
-def add_setting(parser: argparse._ActionsContainer, name: str) -> None:
-    """Add the flag of a field of `RunConfig`; one that is not said leaves no attribute in what is parsed."""
+def add_setting(parser: argparse._ActionsContainer, name: str, default: str | None = None) -> None:
+    """Add the flag of a field of `RunConfig`; one that is not said leaves no attribute in what is parsed.
+
+    `default` says in the help what holds then, where it is not the field's own.
+    """
     setting = list_settings()[name]
-    options: dict[str, Any] = {"dest": name, "default": argparse.SUPPRESS, "help": _help(setting)}
+    options: dict[str, Any] = {"dest": name, "default": argparse.SUPPRESS, "help": _help(setting, default)}
     if setting.kind is bool:
         options["action"] = argparse.BooleanOptionalAction
     else:
@@ -58,7 +61,9 @@ def flag(name: str) -> str:
     return f"--{name.replace('_', '-')}"
 
 
-def _help(setting: Setting) -> str:
+def _help(setting: Setting, said_default: str | None) -> str:
+    if said_default is not None:
+        return f"{setting.help.partition(';')[0]} (default: {said_default})".replace("%", "%%")
     if setting.default is dataclasses.MISSING:
         return setting.help
     default = setting.default
@@ -75,6 +80,18 @@ def _reader(setting: Setting) -> Callable[[str], Any]:
 
     read.__name__ = setting.kind.__name__  # argparse says "invalid int value"
     return read
+
+
+def align(rows: Sequence[Sequence[str]], left: int) -> list[str]:
+    """Return a line for each row; the first `left` columns to the left, the others, which are numbers, to the right."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return [
+        "  ".join(
+            cell.ljust(width) if i < left else cell.rjust(width)
+            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    ]
 
 
 def run_command(name: str, command: Callable[[], None]) -> int:

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from cnnzoo.command import Parser, add_setting, run_command
+from cnnzoo.command import Parser, add_setting, align, run_command
 from cnnzoo.config import RunConfig, list_settings
 from cnnzoo.errors import ConfigError
 
@@ -124,11 +124,11 @@ def _describe(name: str, s: "Summary") -> str:
         [
             f"{name}: images of {_shape(s.image_shape)}, {s.num_classes} classes",
             "",
-            *_align(rows, left=2),
+            *align(rows, left=2),
             _COUNTED,
             "",
             f"memory of a training step, batches of {s.batch_size:,}, {s.dtype}",
-            *_align(memory, left=1),
+            *align(memory, left=1),
         ]
     )
 
@@ -146,24 +146,12 @@ def _describe_all(found: dict[str, "Summary"]) -> str:
     s = next(iter(found.values()))
     return "\n".join(
         [
-            *_align(rows, left=1),
+            *align(rows, left=1),
             _COUNTED,
             f"memory for batches of {s.batch_size:,}, {s.dtype}: training, all that a step works on;",
             "inference, activations and scratch",
         ]
     )
-
-
-def _align(rows: list[list[str]], left: int) -> list[str]:
-    """Return a line for each row; the first `left` columns to the left, the others, which are numbers, to the right."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return [
-        "  ".join(
-            cell.ljust(width) if i < left else cell.rjust(width)
-            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
-        )
-        for row in rows
-    ]
 
 
 def _shape(shape: tuple[int, ...]) -> str:

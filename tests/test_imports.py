@@ -90,6 +90,9 @@ def _modules_after(code: str) -> set[str]:
     [
         "import cnnzoo",
         "import cnnzoo.train",
+        "import cnnzoo.evaluate",
+        "import cnnzoo.export",
+        "import cnnzoo.predict",
         "import cnnzoo.summary",
         "import cnnzoo.__main__",
         "import cnnzoo; cnnzoo.RunConfig(model='vgg16')",

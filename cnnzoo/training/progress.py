@@ -113,16 +113,7 @@ class Progress(Observer):
 
     def _open_bar(self, title: str, images: int) -> None:
         self.close()
-        self._bar = tqdm(
-            desc=title,
-            total=images,
-            unit=" images",
-            file=self._terminal,
-            disable=not self._terminal.isatty(),
-            leave=False,
-            dynamic_ncols=True,
-            bar_format=_BAR,
-        )
+        self._bar = open_bar(title, images, self._terminal)
 
     def _advance(self, tally: Tally) -> None:
         """Move the bar to the tally's images, and the clock to the share of the run's work that they complete."""
@@ -142,6 +133,20 @@ class Progress(Observer):
             metrics = tally.metrics
             self._bar.set_postfix_str(f"loss {metrics.loss:.4f}, accuracy {metrics.accuracy:.1%}{run_left}", False)
             self._bar.update(tally.images - self._bar.n)
+
+
+def open_bar(title: str, images: int, terminal: TextIO) -> tqdm:
+    """Return a bar over `images` images; it shows on a terminal alone, and goes when it is closed."""
+    return tqdm(
+        desc=title,
+        total=images,
+        unit=" images",
+        file=terminal,
+        disable=not terminal.isatty(),
+        leave=False,
+        dynamic_ncols=True,
+        bar_format=_BAR,
+    )
 
 
 class _Clock:

@@ -4,15 +4,15 @@ import json
 import math
 import time
 from importlib.metadata import version
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
 from cnnzoo.config import RunConfig
-from cnnzoo.data import Augmentation, Batches, Dataset, choose_dataset, load_dataset
-from cnnzoo.data.validation import count_held_out, hold_out
+from cnnzoo.data import Batches, choose_dataset, load_dataset
 from cnnzoo.errors import CnnzooError, StateError
-from cnnzoo.interop.weights import load_weights, save_weights
+from cnnzoo.interop.model_file import ModelDescription, save_model
+from cnnzoo.interop.weights import load_weights
 from cnnzoo.kernels.cross_entropy import cross_entropy
 from cnnzoo.models import create_model
 from cnnzoo.threads import set_num_threads
@@ -22,6 +22,7 @@ from cnnzoo.training.observer import Observer
 from cnnzoo.training.optimizers import SGD
 from cnnzoo.training.run_folder import RunFolder
 from cnnzoo.training.schedules import learning_rate
+from cnnzoo.training.splits import make_batches
 
 
 class Trainer:
@@ -73,7 +74,7 @@ class Trainer:
             normalization=config.normalization,
             emnist_split=config.emnist_split,
         )
-        self.train_batches, self.validation_batches, self.test_batches = _make_batches(config, self.dataset)
+        self.train_batches, self.validation_batches, self.test_batches = make_batches(config, self.dataset)
         self.net = create_model(
             config.model,
             num_classes=self.dataset.num_classes,
@@ -126,7 +127,7 @@ class Trainer:
             self.net.load_state_dict(best_weights)
         history.test = self._evaluate("test", self.test_batches, "the test")
         folder.write_test(history.test.to_dict(self.dataset.classes))
-        save_weights(folder.weights_path, self.net.state_dict(), self._describe_weights(history))
+        save_model(folder.weights_path, self.net, self._describe_model(history))
         self.observer.run_done(history)
         return history
 
@@ -177,38 +178,23 @@ class Trainer:
             self.observer.step_done(tally)
         return tally.metrics
 
-    def _describe_weights(self, history: History) -> dict[str, str]:
-        """Return what is needed to use the weights without the rest of the folder, for the header of their file."""
+    def _describe_model(self, history: History) -> ModelDescription:
+        """Return what is needed to use the weights without the rest of the folder."""
         best, test = history.best, history.test
         assert test is not None
-        return {
-            "cnnzoo": version("cnnzoo"),
-            "model": self.config.model,
-            "image_shape": json.dumps(self.dataset.image_shape),
-            "classes": json.dumps(self.dataset.classes),
-            "mean": json.dumps(self.dataset.mean),
-            "std": json.dumps(self.dataset.std),
-            "data": self.dataset.source,
-            "epoch": str(best.epoch),
-            "validation_loss": json.dumps(best.validation_loss),
-            "validation_accuracy": json.dumps(best.validation_accuracy),
-            "test_loss": json.dumps(test.loss),
-            "test_accuracy": json.dumps(test.accuracy),
-            "config": json.dumps(self.config.to_dict()),
-        }
-
-
-def _make_batches(config: RunConfig, dataset: Dataset) -> tuple[Batches, Batches | None, Batches]:
-    """Return the training, the validation and the test batches."""
-    statistics: dict[str, Any] = {"mean": dataset.mean, "std": dataset.std, "dtype": config.dtype}
-    augmentation = Augmentation(crop_padding=config.crop_padding, flip=config.flip) if config.augmentation else None
-    held_out = count_held_out(config.validation, len(dataset.train))
-    kept, held = hold_out(dataset.train.labels, held_out, config.seed)
-    train = Batches(
-        dataset.train, config.batch_size, indices=kept, seed=config.seed, augmentation=augmentation, **statistics
-    )
-    validation = None
-    if held_out:
-        validation = Batches(dataset.train, config.batch_size, indices=held, shuffle=False, **statistics)
-    test = Batches(dataset.test, config.batch_size, shuffle=False, **statistics)
-    return train, validation, test
+        return ModelDescription(
+            config=self.config,
+            image_shape=self.dataset.image_shape,
+            classes=self.dataset.classes,
+            mean=self.dataset.mean,
+            std=self.dataset.std,
+            notes={
+                "cnnzoo": version("cnnzoo"),
+                "data": self.dataset.source,
+                "epoch": str(best.epoch),
+                "validation_loss": json.dumps(best.validation_loss),
+                "validation_accuracy": json.dumps(best.validation_accuracy),
+                "test_loss": json.dumps(test.loss),
+                "test_accuracy": json.dumps(test.accuracy),
+            },
+        )

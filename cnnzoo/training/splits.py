@@ -1,0 +1,37 @@
+"""The batches of a run: what is trained on, what is held out, what is tested on."""
+
+from typing import Any, NamedTuple
+
+from cnnzoo.config import RunConfig
+from cnnzoo.data import Augmentation, Batches, Dataset
+from cnnzoo.data.validation import count_held_out, hold_out
+
+
+class RunBatches(NamedTuple):
+    """The batches of each split; `validation` is None where no images are held out."""
+
+    train: Batches
+    validation: Batches | None
+    test: Batches
+
+
+def make_batches(config: RunConfig, dataset: Dataset) -> RunBatches:
+    """Return the batches of a run; the same config and data set give the same ones.
+
+    Raises
+    ------
+    ConfigError
+        More images are to be held out than there are.
+    """
+    statistics: dict[str, Any] = {"mean": dataset.mean, "std": dataset.std, "dtype": config.dtype}
+    augmentation = Augmentation(crop_padding=config.crop_padding, flip=config.flip) if config.augmentation else None
+    held_out = count_held_out(config.validation, len(dataset.train))
+    kept, held = hold_out(dataset.train.labels, held_out, config.seed)
+    train = Batches(
+        dataset.train, config.batch_size, indices=kept, seed=config.seed, augmentation=augmentation, **statistics
+    )
+    validation = None
+    if held_out:
+        validation = Batches(dataset.train, config.batch_size, indices=held, shuffle=False, **statistics)
+    test = Batches(dataset.test, config.batch_size, shuffle=False, **statistics)
+    return RunBatches(train, validation, test)
