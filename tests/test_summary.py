@@ -11,7 +11,7 @@ import pytest
 import cnnzoo
 from cnnzoo import summary
 from cnnzoo.graph.summary import summarize
-from cnnzoo.models.registry import build_graph
+from cnnzoo.models.registry import build_graph, get_model
 
 PARAMETERS = {
     "vgg16": 15_245_130,
@@ -81,7 +81,7 @@ def test_multiply_adds_by_hand(name, expected):
     assert summarize(build_graph(name), 1).multiply_adds == expected
 
 
-@pytest.mark.parametrize("name", ["vgg16", "vgg16_bn", "resnet18"])
+@pytest.mark.parametrize("name", cnnzoo.list_models())
 def test_rows_agree_with_what_pytorch_s_modules_see(name):
     torch = pytest.importorskip("torch", reason="PyTorch is not installed")
     from tests.pytorch_models import make_pytorch_model
@@ -102,7 +102,7 @@ def test_rows_agree_with_what_pytorch_s_modules_see(name):
     for key, part in module.named_modules():
         if next(part.parameters(recurse=False), None) is not None:
             part.register_forward_hook(count(key))
-    module(torch.zeros(1, 3, 32, 32))
+    module(torch.zeros(1, *get_model(name).image_shape))
     rows = {r.name: (r.output_shape, r.parameters, r.multiply_adds) for r in summarize(build_graph(name), 1).layers}
     assert {key: rows[key] for key in rows if rows[key][1]} == seen
 
