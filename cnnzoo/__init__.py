@@ -13,13 +13,14 @@ if TYPE_CHECKING:
     from cnnzoo.kernels.mean_squared_error import mean_squared_error
     from cnnzoo.models import create_model, list_models
     from cnnzoo.threads import set_num_threads
-    from cnnzoo.training.optimizers import SGD
+    from cnnzoo.training.optimizers import SGD, AdamW
     from cnnzoo.training.trainer import Trainer
 
     __version__: str
 
 __all__ = [
     "SGD",
+    "AdamW",
     "RunConfig",
     "Trainer",
     "create_model",
@@ -30,6 +31,7 @@ __all__ = [
 ]
 
 _HOMES = {
+    "AdamW": "cnnzoo.training.optimizers",
     "RunConfig": "cnnzoo.config",
     "SGD": "cnnzoo.training.optimizers",
     "Trainer": "cnnzoo.training.trainer",

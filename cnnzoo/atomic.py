@@ -1,19 +1,26 @@
 """Files and folders that are there whole or not at all."""
 
 import os
+import re
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
+
+Buffer = Any  # bytes, or what else has the buffer protocol; collections.abc.Buffer is there from Python 3.12 on
+
+_LEFTOVER = re.compile(r"\..+\.\d+\.tmp")
 
 
-def write_atomically(path: str | os.PathLike[str], content: bytes) -> None:
+def write_atomically(path: str | os.PathLike[str], *content: Buffer) -> None:
     """Write a file in one piece: whoever opens it, now or after a power cut, finds the old content or all of the new.
 
     Parameters
     ----------
     path : path
         In a folder that exists; a file of that name is replaced.
-    content : bytes
+    *content : bytes or other buffers
+        Written one after another.
 
     Raises
     ------
@@ -24,7 +31,7 @@ def write_atomically(path: str | os.PathLike[str], content: bytes) -> None:
     temporary = _temporary(path)
     temporary.unlink(missing_ok=True)  # of a process that was killed, and had this number
     try:
-        _write_to_disk(temporary, content)
+        _write_to_disk(temporary, *content)
         os.replace(temporary, path)
     except BaseException:
         temporary.unlink(missing_ok=True)
@@ -63,13 +70,21 @@ def write_folder_atomically(path: str | os.PathLike[str], files: Iterable[tuple[
     _put_on_disk(path.parent)
 
 
+def remove_leftovers(folder: str | os.PathLike[str]) -> None:
+    """Remove what `write_atomically` left in a folder in processes that were killed; no other may be writing there."""
+    for path in Path(folder).iterdir():
+        if _LEFTOVER.fullmatch(path.name) and path.is_file():
+            path.unlink(missing_ok=True)
+
+
 def _temporary(path: Path) -> Path:
-    return path.with_name(f".{path.name}.{os.getpid()}")
+    return path.with_name(f".{path.name}.{os.getpid()}.tmp")
 
 
-def _write_to_disk(path: Path, content: bytes) -> None:
+def _write_to_disk(path: Path, *content: Buffer) -> None:
     with open(path, "xb") as file:
-        file.write(content)
+        for part in content:
+            file.write(part)
         file.flush()
         os.fsync(file.fileno())
 

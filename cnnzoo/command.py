@@ -3,12 +3,14 @@
 import argparse
 import dataclasses
 import os
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 from cnnzoo.config import list_settings
 from cnnzoo.errors import CnnzooError, ConfigError, ModelError, suggest
+from cnnzoo.interrupts import Interrupt
 from cnnzoo.settings import Setting
 
 
@@ -52,7 +54,9 @@ def add_setting(parser: argparse._ActionsContainer, name: str, default: str | No
         options["action"] = argparse.BooleanOptionalAction
     else:
         options["type"] = _reader(setting)
-        options["metavar"] = "|".join(setting.choices) or _METAVARS.get(name) or _METAVARS[setting.kind]
+        options["metavar"] = (
+            "|".join(setting.choices) or _METAVARS.get(name) or _METAVARS[setting.kind] + ",N..." * setting.listed
+        )
     parser.add_argument(flag(name), **options)
 
 
@@ -67,16 +71,20 @@ def _help(setting: Setting, said_default: str | None) -> str:
     if setting.default is dataclasses.MISSING:
         return setting.help
     default = setting.default
-    if default is None or setting.kind is bool:
-        default = {None: "none", True: "yes", False: "no"}[default]
+    if default in (None, ()):
+        default = "none"
+    elif setting.kind is bool:
+        default = "yes" if default else "no"
     return f"{setting.help} (default: {default})".replace("%", "%%")
 
 
 def _reader(setting: Setting) -> Callable[[str], Any]:
-    """Return what turns a flag's text into a value; "none" is None where a setting may be that."""
+    """Return what turns a flag's text into a value; "none" is None, or no element, where a setting may be that."""
 
     def read(text: str) -> Any:
-        return None if setting.optional and text == "none" else setting.kind(text)
+        if text == "none" and (setting.optional or setting.listed):
+            return () if setting.listed else None
+        return tuple(map(setting.kind, text.split(","))) if setting.listed else setting.kind(text)
 
     read.__name__ = setting.kind.__name__  # argparse says "invalid int value"
     return read
@@ -107,7 +115,7 @@ def run_command(name: str, command: Callable[[], None]) -> int:
     -------
     int
         0: done. 2: wrong arguments or settings. 1: anything that went wrong while running, bad data included.
-        130: interrupted by Ctrl-C.
+        128 and a signal's number: ended by it, 130 by Ctrl-C.
     """
     try:
         command()
@@ -119,7 +127,7 @@ def run_command(name: str, command: Callable[[], None]) -> int:
     except (CnnzooError, OSError, MemoryError, KeyboardInterrupt) as error:
         print(f"{name}: {' '.join(_describe(error).split())}", file=sys.stderr)
         if isinstance(error, KeyboardInterrupt):
-            return 130
+            return 128 + (error.number if isinstance(error, Interrupt) else signal.SIGINT)
         return 2 if isinstance(error, ConfigError | ModelError) else 1
     return 0
 

@@ -79,9 +79,15 @@ class RunConfig:
     )
     flip: bool = _setting("data", "mirror half of the training images", True)
 
-    batch_size: int = _setting("optimization", "images a step", 128, minimum=1, below=2**31)
+    batch_size: int = _setting("optimization", "images a batch", 128, minimum=1, below=2**31)
+    accumulation: int = _setting(
+        "optimization", "batches a step, by the mean of all their images", 1, minimum=1, below=2**31
+    )
     epochs: int = _setting("optimization", "passes over the training images", 200, minimum=1, below=2**31)
-    lr: float = _setting("optimization", "learning rate at the start", 0.01, minimum=0)
+    optimizer: str = _setting(
+        "optimization", "sgd, or adamw, which wants a learning rate of about 0.001", "sgd", choices=("sgd", "adamw")
+    )
+    lr: float = _setting("optimization", "learning rate at the start, or at the peak of one-cycle", 0.01, minimum=0)
     momentum: float = _setting("optimization", "momentum of SGD", 0.9, minimum=0, below=1)
     nesterov: bool = _setting("optimization", "Nesterov's form of momentum", False)
     momentum_form: str = _setting(
@@ -90,18 +96,65 @@ class RunConfig:
         "pytorch",
         choices=("pytorch", "sources"),
     )
-    weight_decay: float = _setting("optimization", "added to the gradient, times the weight", 0.0, minimum=0)
+    beta1: float = _setting("optimization", "what AdamW's mean of gradients keeps a step", 0.9, minimum=0, below=1)
+    beta2: float = _setting("optimization", "what AdamW's mean of squares keeps a step", 0.999, minimum=0, below=1)
+    epsilon: float = _setting("optimization", "added to the root of AdamW's mean square", 1e-8, minimum=1e-30)
+    weight_decay: float = _setting(
+        "optimization", "times the weight, added to the gradient (adamw: decoupled)", 0.0, minimum=0
+    )
+    decay_all: bool = _setting("optimization", "weight decay for biases and batch norm too", True)
+    clip_norm: float | None = _setting(
+        "optimization", "largest norm of all gradients together; longer ones are scaled to it", None, minimum=1e-30
+    )
+    ema_decay: float | None = _setting(
+        "optimization",
+        "what the running average of the weights keeps a step, such as 0.999; evaluation and the final weights use it",
+        None,
+        minimum=0,
+        below=1,
+    )
     label_smoothing: float = _setting(
         "optimization", "share of the target spread over all classes", 0.0, minimum=0, below=1
     )
 
-    schedule: str = _setting("schedule", "learning rate over the run", "step", choices=("constant", "step", "cosine"))
+    schedule: str = _setting(
+        "schedule",
+        "learning rate over the run",
+        "step",
+        choices=("constant", "step", "multi-step", "exponential", "cosine", "warm-restarts", "one-cycle"),
+    )
+    warmup_epochs: float = _setting(
+        "schedule", "epochs over which the rate rises to the schedule's start, before it", 0.0, minimum=0, below=2**31
+    )
+    warmup_start: float = _setting("schedule", "share of the rate at which warm-up starts", 0.01, minimum=0, below=1)
     step_size: int = _setting("schedule", "epochs between two steps of the step schedule", 60, minimum=1, below=2**31)
-    gamma: float = _setting("schedule", "factor of each step of the step schedule", 0.2, minimum=0)
+    milestones: tuple[int, ...] = _setting(
+        "schedule", "epochs after which the multi-step schedule steps, as 60,120,160", (), minimum=1, below=2**31
+    )
+    gamma: float = _setting("schedule", "factor of a step, or of an epoch of the exponential schedule", 0.2, minimum=0)
+    min_factor: float = _setting(
+        "schedule", "share of the rate at which cosine and warm restarts end", 0.0, minimum=0, below=1
+    )
+    restart_epochs: int = _setting("schedule", "epochs of the first cycle of warm restarts", 10, minimum=1, below=2**31)
+    restart_factor: int = _setting(
+        "schedule", "length of a cycle of warm restarts over that of the one before", 2, minimum=1, below=2**31
+    )
+    pct_start: float = _setting(
+        "schedule", "share of one-cycle's steps in which the rate rises", 0.3, minimum=0, below=1
+    )
+    div_factor: float = _setting("schedule", "one-cycle starts at the rate over this", 25.0, minimum=1)
+    final_div_factor: float = _setting("schedule", "one-cycle ends at its start over this", 1e4, minimum=1)
 
     seed: int = _setting("run", "of weights, order, augmentation and dropout", 0, minimum=0, below=2**63)
     threads: int | None = _setting("run", "threads to compute with; none: one a core", None, minimum=1, below=1025)
     output_dir: str = _setting("run", "folder in which the run makes its own", "runs")
+    checkpoint_epochs: int = _setting("run", "epochs between two checkpoints to resume from", 1, minimum=1, below=2**31)
+    checkpoint_minutes: float | None = _setting(
+        "run", "minutes after which one is made within an epoch too", 10.0, minimum=0
+    )
+    checkpoint_keep: int | None = _setting(
+        "run", "epochs between two checkpoints that are kept to the end", 20, minimum=1, below=2**31
+    )
 
     def __post_init__(self) -> None:
         settings = list_settings()
@@ -118,6 +171,8 @@ class RunConfig:
             self._set(name, setting)
         if self.nesterov and self.momentum == 0:
             raise ConfigError("nesterov: expected a momentum above 0 with it, got 0")
+        if self.schedule == "multi-step" and not self.milestones:
+            raise ConfigError("milestones: expected one or more for the multi-step schedule, got none")
 
     def _set(self, name: str, setting: Setting) -> None:
         """Replace a field's value by the checked one."""

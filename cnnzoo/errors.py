@@ -24,6 +24,29 @@ class WeightsError(CnnzooError, ValueError):
     """Weights do not fit the network: missing, unexpected or misshapen names."""
 
 
+class CheckpointError(CnnzooError, ValueError):
+    """A run cannot be resumed: no checkpoint is there, it does not fit the data, or another process has the run."""
+
+
+class DivergenceError(CnnzooError, ArithmeticError):
+    """The loss, a gradient or a weight is no longer finite."""
+
+
+class FinishedError(CnnzooError):
+    """The run that was to be resumed has done all its epochs; the command says so and exits with 0.
+
+    Parameters
+    ----------
+    message : str
+    folder : str
+        The run's.
+    """
+
+    def __init__(self, message: str, folder: str) -> None:
+        super().__init__(message)
+        self.folder = folder
+
+
 class StateError(CnnzooError, RuntimeError, ValueError):
     """A call came in the wrong order, such as a backward pass with no forward pass before it."""
 

@@ -30,7 +30,9 @@ class Setting:
     help : str
         One line.
     kind : type
-        bool, int, float or str.
+        bool, int, float or str; of each element of a list.
+    listed : bool
+        The value is a tuple of numbers.
     optional : bool
         None is a value of it.
     default : object
@@ -44,6 +46,7 @@ class Setting:
     group: str
     help: str
     kind: type
+    listed: bool
     optional: bool
     default: Any
     choices: tuple[str, ...]
@@ -61,6 +64,8 @@ class Setting:
             words += f" and below {self.below:g}" if self.below < 2**31 else ""
         else:
             words = {bool: "True or False", str: "a text"}[self.kind]
+        if self.listed:
+            words = f"a list, each {words}"
         return f"{words}, or None" if self.optional else words
 
     def convert(self, value: Any) -> Any:
@@ -73,6 +78,13 @@ class Setting:
         """
         if value is None and self.optional:
             return None
+        if self.listed:
+            if isinstance(value, str):
+                raise TypeError
+            return tuple(map(self._convert_one, value))
+        return self._convert_one(value)
+
+    def _convert_one(self, value: Any) -> Any:
         if isinstance(value, bool) != (self.kind is bool):
             raise TypeError
         if self.kind is str:
@@ -112,7 +124,7 @@ def describe_settings(cls: type) -> dict[str, Setting]:
     settings = {}
     for item in dataclasses.fields(cls):
         hint = hints[item.name]
-        optional = isinstance(hint, types.UnionType)
-        kind = typing.get_args(hint)[0] if optional else hint
-        settings[item.name] = Setting(kind=kind, optional=optional, **item.metadata)
+        optional, listed = isinstance(hint, types.UnionType), typing.get_origin(hint) is tuple
+        kind = typing.get_args(hint)[0] if optional or listed else hint
+        settings[item.name] = Setting(kind=kind, listed=listed, optional=optional, **item.metadata)
     return settings

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from cnnzoo.command import Parser, add_setting, flag, run_command
 from cnnzoo.config import RunConfig, list_settings, load_config
-from cnnzoo.errors import ConfigError
+from cnnzoo.errors import ConfigError, FinishedError
+from cnnzoo.interrupts import Interrupt, StopSignals
 from cnnzoo.recipes import DATASET_RECIPES, MODEL_RECIPES
 from cnnzoo.threads import get_num_threads, set_num_threads
 
@@ -22,7 +23,11 @@ _DESCRIPTION = """Train a network and leave its weights, its settings and a row 
 example:
   cnnzoo train --model resnet18 --data-dir data --epochs 30 --lr 0.05 --schedule cosine
 
-What no flag says comes from the config file, and then from the recipe of the model and the data set."""
+What no flag says comes from the config file, and then from the recipe of the model and the data set.
+
+SIGINT (Ctrl-C), SIGTERM and SIGUSR1 let the step end, save, and exit with 130, 143 and 138; --resume auto goes on, to
+the same bits. A run that goes on has its own settings; epochs, data_dir, threads and the checkpoint_ settings may be
+said anew. With other epochs the rest of the run follows the schedule for their number."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -39,27 +44,39 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def train(arguments: Sequence[str] | None) -> None:
     """Train as the arguments say; see `main`."""
     parsed = _make_parser().parse(arguments)
-    config = _make_config(parsed)
-    if config.threads is not None:
-        # Before numba is imported, with the trainer, so that they may be more than the cores.
-        set_num_threads(config.threads)
-    from cnnzoo.training.progress import Progress
-    from cnnzoo.training.trainer import Trainer
+    with StopSignals() as signals:
+        config = _make_config(parsed)
+        if config.threads is not None:
+            # Before numba is imported, with the trainer, so that they may be more than the cores.
+            set_num_threads(config.threads)
+        from cnnzoo.training.progress import Progress
+        from cnnzoo.training.trainer import Trainer
 
-    with contextlib.closing(Progress(sys.stderr if parsed.json else sys.stdout)) as progress:
-        trainer = Trainer(config, progress)
-        try:
+        with contextlib.closing(Progress(sys.stderr if parsed.json else sys.stdout)) as progress:
+            try:
+                trainer = Trainer(config, progress, parsed.resume)
+            except FinishedError as error:
+                print(json.dumps({"folder": error.folder, "finished": True}) if parsed.json else error)
+                return
+            signals.stop = trainer.stop
             history = trainer.fit()
-        except KeyboardInterrupt:
-            raise KeyboardInterrupt(_describe_interrupt(trainer)) from None
+            signals.stop = None
+    if history.test is None and signals.received is not None:
+        raise Interrupt(_describe_interrupt(trainer, history), signals.received)
     result = _make_result(trainer, history)
     print(json.dumps(result) if parsed.json else _describe_in_words(result))
 
 
 def _make_parser() -> Parser:
-    """Return the parser: two arguments of the command's own and a flag for each field of `RunConfig`."""
+    """Return the parser: arguments of the command's own and a flag for each field of `RunConfig`."""
     parser = Parser(prog="cnnzoo train", description=_DESCRIPTION, epilog=_describe_recipes())
     parser.add_argument("--config", metavar="FILE", help="Python file that ends in a RunConfig called config")
+    parser.add_argument(
+        "--resume",
+        metavar="PATH|auto",
+        help="go on with a checkpoint or a run's folder; auto: with the newest unfinished run of the model and the "
+        "data set in the output folder, or with a new one",
+    )
     parser.add_argument("--json", action="store_true", help="print the result as JSON, and all else to standard error")
     groups: dict[str, argparse._ArgumentGroup] = {}
     for name, setting in list_settings().items():
@@ -81,20 +98,22 @@ def _describe_recipes() -> str:
 
 def _make_config(parsed: argparse.Namespace) -> RunConfig:
     """Return the run's settings: the recipe's, over them the config file's, over them the flags'."""
-    said = {name: value for name, value in vars(parsed).items() if name not in ("config", "json")}
+    said = {name: value for name, value in vars(parsed).items() if name in list_settings()}
     if parsed.config is not None:
         return load_config(parsed.config).replace(**said)
+    if "model" not in said and parsed.resume not in (None, "auto"):
+        from cnnzoo.training.checkpoint import locate_checkpoint, read_header
+
+        said["model"] = read_header(locate_checkpoint(parsed.resume)).config["model"]
     if "model" not in said:
-        raise ConfigError("expected --model NAME or --config FILE, got neither")
+        raise ConfigError("expected --model NAME, --config FILE or --resume PATH, got none")
     return RunConfig.from_dict(said)
 
 
-def _describe_interrupt(trainer: "Trainer") -> str:
-    if trainer.history is None:
-        return "interrupted"
-    done, epochs = len(trainer.history.epochs), trainer.config.epochs
-    place = f"epoch {done + 1} of {epochs}" if done < epochs else "the test"
-    return f"interrupted in {place}; {trainer.history.folder} has the metrics of the epochs before it"
+def _describe_interrupt(trainer: "Trainer", history: "History") -> str:
+    position, epochs = trainer.state.position, trainer.config.epochs
+    place = f"epoch {position.epoch + 1} of {epochs}" if position.epoch < epochs else "the test"
+    return f"stopped in {place}; --resume {history.folder} goes on"
 
 
 def _make_result(trainer: "Trainer", history: "History") -> dict[str, Any]:

@@ -46,7 +46,18 @@ def test_defaults_are_the_sources_settings():
         ("crop_padding", -1, "got -1"),
         ("threads", 0, "got 0"),
         ("seed", -1, "got -1"),
-        ("schedule", "cosin", "expected one of constant, step, cosine, got 'cosin'"),
+        (
+            "schedule",
+            "cosin",
+            "expected one of constant, step, multi-step, exponential, cosine, warm-restarts, one-cycle, got",
+        ),
+        ("milestones", "3,5", "expected a list, each a whole number of 1 or more, got '3,5'"),
+        ("milestones", [3, 0], "got [3, 0]"),
+        ("milestones", 3, "got 3"),
+        ("clip_norm", 0, "or None, got 0"),
+        ("ema_decay", 1.0, "got 1.0"),
+        ("accumulation", 0, "got 0"),
+        ("optimizer", "adam", "expected one of sgd, adamw, got 'adam'"),
         ("momentum_form", "heavy", "expected one of pytorch, sources, got 'heavy'"),
         ("dtype", "float16", "expected one of float32, float64, got 'float16'"),
         ("nesterov", 1, "expected True or False, got 1"),
@@ -67,6 +78,14 @@ def test_value_out_of_range_is_one_line_that_names_it(name, value, expected):
 def test_nesterov_needs_momentum():
     with pytest.raises(ConfigError, match=r"^nesterov: expected a momentum above 0"):
         RunConfig(model="vgg16", nesterov=True, momentum=0)
+
+
+def test_multi_step_needs_milestones():
+    with pytest.raises(ConfigError, match=r"^milestones: expected one or more for the multi-step schedule, got none"):
+        RunConfig(model="vgg16", schedule="multi-step")
+    config = RunConfig(model="vgg16", schedule="multi-step", milestones=[60, 120])
+    assert config.milestones == (60, 120)
+    assert RunConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
 
 
 def test_values_are_kept_as_plain_python():

@@ -15,7 +15,7 @@ PACKAGE = Path(cnnzoo.__file__).parent
 # From the bottom up. A module imports from its own floor and the floors below.
 FLOORS = [
     {"errors"},
-    {"atomic", "hashing", "threads", "recipes", "settings"},
+    {"atomic", "hashing", "threads", "recipes", "settings", "interrupts"},
     {"kernels"},
     {"graph"},
     {"config"},
@@ -106,7 +106,7 @@ def test_import_is_light(code):
 
 def test_public_names():
     functions = ["create_model", "cross_entropy", "list_models", "mean_squared_error", "set_num_threads"]
-    names = ["SGD", "RunConfig", "Trainer", *functions]
+    names = ["SGD", "AdamW", "RunConfig", "Trainer", *functions]
     assert sorted(cnnzoo.__all__) == sorted(names)
     for name in names:
         assert callable(getattr(cnnzoo, name))

@@ -1,5 +1,6 @@
 """What a data set is once it is read: two splits of bytes and labels, and what they are."""
 
+import hashlib
 from dataclasses import dataclass
 
 import numpy as np
@@ -71,6 +72,15 @@ class Dataset:
         """Channels, height and width of a picture."""
         _, channels, height, width = self.train.images.shape
         return channels, height, width
+
+    def fingerprint(self) -> str:
+        """Return the SHA-256, in hexadecimal, of all images and labels: other data have another one."""
+        digest = hashlib.sha256()
+        for split in (self.train, self.test):
+            digest.update(str(split.images.shape).encode())
+            digest.update(np.ascontiguousarray(split.images).data)
+            digest.update(np.ascontiguousarray(split.labels, "<i8").data)
+        return digest.hexdigest()
 
     @property
     def num_classes(self) -> int:

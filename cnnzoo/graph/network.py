@@ -120,16 +120,12 @@ class Network:
             The images are not of the network's shape, or there are none.
         """
         images = self._checked(images)
-        self._pending = None  # what an earlier pass kept is overwritten from here on
-        plan = self._plan(len(images), training)
-        x, y = plan.activation(self.graph.input), plan.activation(self.graph.output)
-        channels, height, width = self.image_shape
-        nchw_to_nhwc(images.reshape(-1), x.data, x.ld, len(images), channels, height * width)
+        plan = self._load(images, training)
         step = self.random_step
         plan.forward(lambda node: random_key(self.seed, step, node))
         self._pending = plan if training else None
         self.random_step += training
-        return y.data.reshape(len(images), self.num_classes).copy()
+        return plan.activation(self.graph.output).data.reshape(len(images), self.num_classes).copy()
 
     def backward(self, dlogits: np.ndarray, accumulate: bool = False) -> None:
         """Compute the gradients of all parameters from the loss's gradient with respect to the logits.
@@ -162,6 +158,36 @@ class Network:
         plan.gradient(self.graph.output).data[:] = dlogits.reshape(-1)
         plan.backward(accumulate)
 
+    def find_not_finite(self, images: np.ndarray) -> str | None:
+        """Return the first layer whose weights or output in training are not finite, in forward order; None: all are.
+
+        Runs a forward pass as `forward` does in training, with the draws of the last one. The running statistics and
+        `random_step` stay as they are.
+
+        Parameters
+        ----------
+        images : ndarray of float [N, C, H, W]
+            Normalized.
+
+        Raises
+        ------
+        ModelError
+            The images are not of the network's shape, or there are none.
+        """
+        bad = {
+            name.rpartition(".")[0]
+            for name, slot in self._slots.items()
+            if not np.isfinite(self.parameter_arena[slot.start : slot.stop]).all()
+        }
+        kept = {name: buffer.copy() for name, buffer in self._buffers.items()}
+        try:
+            plan = self._load(self._checked(images), training=True)
+            step = self.random_step - 1
+            return plan.find_not_finite(lambda node: random_key(self.seed, step, node), bad)
+        finally:
+            for name, buffer in kept.items():
+                self._buffers[name][:] = buffer
+
     def arena_bytes(self, images: int, training: bool) -> int:
         """Return the bytes of activations, gradients of activations and scratch that a batch of `images` takes."""
         return Plan(self.graph, images, training, self.dtype).arena_bytes
@@ -175,6 +201,15 @@ class Network:
             raise ModelError(f"{self.name}: expected normalized images of a floating type, got {images.dtype}")
         images = np.ascontiguousarray(images, self.dtype)
         return images if images.flags.writeable else images.copy()
+
+    def _load(self, images: np.ndarray, training: bool) -> Plan:
+        """Return a bound plan with the images in its input."""
+        self._pending = None  # what an earlier pass kept is overwritten from here on
+        plan = self._plan(len(images), training)
+        x = plan.activation(self.graph.input)
+        channels, height, width = self.image_shape
+        nchw_to_nhwc(images.reshape(-1), x.data, x.ld, len(images), channels, height * width)
+        return plan
 
     def _plan(self, images: int, training: bool) -> Plan:
         key = (images, training)
@@ -191,14 +226,27 @@ class Network:
 
     # Weights ---------------------------------------------------------------------------------------------------------
 
+    @property
+    def buffers(self) -> dict[str, np.ndarray]:
+        """The running statistics under PyTorch's names, float[channels] each; writing to them changes the network's."""
+        return dict(self._buffers)
+
     def gradients(self) -> dict[str, np.ndarray]:
         """Return a copy of every parameter's gradient under PyTorch's name, in PyTorch's layout."""
-        return {name: self._public(self.gradient_arena, slot) for name, slot in self._slots.items()}
+        return self.unpack(self.gradient_arena)
 
     def state_dict(self) -> dict[str, np.ndarray]:
         """Return a copy of every parameter and running statistic under PyTorch's name, in PyTorch's layout."""
-        state = {name: self._public(self.parameter_arena, slot) for name, slot in self._slots.items()}
-        return state | {name: array.copy() for name, array in self._buffers.items()}
+        return self.unpack(self.parameter_arena) | {name: array.copy() for name, array in self._buffers.items()}
+
+    def unpack(self, arena: np.ndarray) -> dict[str, np.ndarray]:
+        """Return a copy of the values of an arena laid out as `parameter_arena`, by PyTorch's names and layouts."""
+        return {name: self._public(arena, slot) for name, slot in self._slots.items()}
+
+    def pack(self, mapping: Mapping[str, np.ndarray], arena: np.ndarray) -> None:
+        """Write values, one array for each parameter as `unpack` returns them, to an arena."""
+        for name, slot in self._slots.items():
+            self._write(arena, slot, mapping[name])
 
     def load_state_dict(self, mapping: Mapping[str, np.ndarray]) -> None:
         """Take the values of `mapping`, named and laid out as in `state_dict`; `num_batches_tracked` is ignored.
@@ -226,8 +274,7 @@ class Network:
         ]
         if problems:
             raise WeightsError(f"weights do not fit {self.name}: {'; '.join(problems)}")
-        for name, slot in self._slots.items():
-            self._set(slot, arrays[name])
+        self.pack(arrays, self.parameter_arena)
         for name, buffer in self._buffers.items():
             buffer[:] = arrays[name]
 
@@ -235,8 +282,8 @@ class Network:
         parameter = slot.parameter
         return np.array(parameter.to_public(arena[slot.start : slot.stop]).reshape(parameter.shape), order="C")
 
-    def _set(self, slot: _Slot, array: np.ndarray) -> None:
-        self.parameter_arena[slot.start : slot.stop] = slot.parameter.to_internal(array).reshape(-1)
+    def _write(self, arena: np.ndarray, slot: _Slot, array: np.ndarray) -> None:
+        arena[slot.start : slot.stop] = slot.parameter.to_internal(array).reshape(-1)
 
     def _allocate(self, operators: list[Operator]) -> None:
         """Lay out parameters and gradients, each from a cache line on, last operator first; make the buffers."""
@@ -265,7 +312,8 @@ class Network:
 
     def _initialize(self) -> None:
         for name, slot in self._slots.items():
-            self._set(slot, slot.parameter.initializer(stream(self.seed, name), slot.parameter.shape))
+            array = slot.parameter.initializer(stream(self.seed, name), slot.parameter.shape)
+            self._write(self.parameter_arena, slot, array)
 
 
 def _real_type(dtype: str | np.dtype) -> np.dtype:

@@ -55,6 +55,12 @@ class Matrix(NamedTuple):
     rows: int
     channels: int
 
+    @property
+    def values(self) -> np.ndarray:
+        """The matrix as a view [rows, channels]."""
+        itemsize = self.data.itemsize
+        return np.lib.stride_tricks.as_strided(self.data, (self.rows, self.channels), (self.ld * itemsize, itemsize))
+
 
 NOTHING = Matrix(np.empty(0), 0, 0, 0)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -77,10 +77,29 @@ class Plan:
 
     def forward(self, random_key: Callable[[str], int]) -> None:
         """Run the forward steps; `random_key` gives a node that draws, by its name, its key for this pass."""
+        for _ in self._run_forward(random_key):
+            pass
+
+    def find_not_finite(self, random_key: Callable[[str], int], suspects: Collection[str]) -> str | None:
+        """Run the forward steps up to the first node that is one of `suspects` or writes a value that is not finite.
+
+        Returns
+        -------
+        str or None
+            Its name; None where there is none.
+        """
+        for node, context in self._run_forward(random_key):
+            if node.name in suspects or not np.isfinite(context.y.values).all():
+                return node.name
+        return None
+
+    def _run_forward(self, random_key: Callable[[str], int]) -> Iterator[tuple[Node, Context]]:
+        """Run a forward step, hand it out, run the next."""
         for node, context in zip(self._nodes, self._contexts, strict=True):
             if node.operator.draws:
                 context.random_key = random_key(node.name)
             node.operator.forward(context)
+            yield node, context
 
     def backward(self, accumulate: bool) -> None:
         """Run the backward steps; `accumulate` adds to the parameters' gradients."""

@@ -10,12 +10,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import safetensors
-
 from cnnzoo.config import RunConfig, list_settings
 from cnnzoo.errors import ConfigError, ModelError, WeightsError
 from cnnzoo.graph.network import Network
-from cnnzoo.interop.weights import load_weights, save_weights
+from cnnzoo.interop.weights import load_described_weights, save_weights
 from cnnzoo.models import create_model
 
 # Where a run's folder has its weights: those that it ended with, else the best, else the newest so far.
@@ -130,9 +128,7 @@ def load_model(path: str | os.PathLike[str]) -> tuple[Network, ModelDescription]
     WeightsError
         There is no such file, it is damaged, does not describe itself, or its weights do not fit its description.
     """
-    weights = load_weights(path)
-    with safetensors.safe_open(path, "numpy") as file:
-        metadata = file.metadata() or {}
+    weights, metadata = load_described_weights(path)
     try:
         description = ModelDescription.from_metadata(metadata)
         net = description.create_network()

@@ -9,18 +9,15 @@ PyTorch does without it.
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import safetensors
-import safetensors.numpy
 
-from cnnzoo.atomic import write_atomically
 from cnnzoo.errors import WeightsError
 from cnnzoo.interop.hex_weights import load_hex_weights
+from cnnzoo.interop.tensor_file import read_tensors, write_tensors
 
-# Safetensors' names of the types that are read. NumPy has no bfloat16: it is the upper half of a float32.
-_DTYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2", "I64": "<i8"}
+STATE_ENTRY, STATE_PREFIX = "checkpoint", "checkpoint/"
+"""A checkpoint's entry in the metadata, and how the names of its arrays that are no weights begin."""
 
 
 def save_weights(
@@ -34,15 +31,16 @@ def save_weights(
     weights : mapping from str to array
         As `Network.state_dict` returns it.
     metadata : mapping from str to str, or None
-        Kept in the file's header.
+        Kept in the file's header, with a checksum of the file.
 
     Raises
     ------
+    WeightsError
+        An array of a type that weights do not have.
     OSError
         The file cannot be written; one of that name stays as it was.
     """
-    arrays = {name: np.asarray(array, order="C") for name, array in weights.items()}
-    write_atomically(path, safetensors.numpy.save(arrays, metadata=dict(metadata or {})))
+    write_tensors(path, weights, metadata)
 
 
 def load_weights(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
@@ -51,6 +49,7 @@ def load_weights(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
     Parameters
     ----------
     path : path
+        A checkpoint's weights are read, and the rest of its state left out.
 
     Returns
     -------
@@ -69,28 +68,11 @@ def load_weights(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
         return load_hex_weights(path)
     if not path.is_file():
         raise WeightsError(f"{path}: expected a safetensors file or a folder of hexadecimal weights, found nothing")
-    try:
-        content = path.read_bytes()
-        tensors = sorted(safetensors.deserialize(content), key=lambda item: item[0])  # they come in any order
-    except OSError as error:
-        raise WeightsError(f"{path}: {error.strerror or error}") from error
-    except safetensors.SafetensorError as error:
-        raise WeightsError(f"{path}: expected a safetensors file, found {_describe(content, error)}") from error
-    refused = [f"{name} of {tensor['dtype']}" for name, tensor in tensors if tensor["dtype"] not in _DTYPES]
-    if refused:
-        raise WeightsError(f"{path}: expected arrays of {', '.join(_DTYPES)}, found {', '.join(refused)}")
-    return {name: _make_array(tensor) for name, tensor in tensors}
+    return load_described_weights(path)[0]
 
 
-def _make_array(tensor: Mapping[str, Any]) -> np.ndarray:
-    array = np.frombuffer(tensor["data"], _DTYPES[tensor["dtype"]]).reshape(tensor["shape"])
-    if tensor["dtype"] == "BF16":
-        array = (array.astype(np.uint32) << 16).view(np.float32)
-    return array.astype(array.dtype.newbyteorder("="), copy=False)
-
-
-def _describe(content: bytes, error: Exception) -> str:
-    """Return what the bytes are that safetensors refused."""
-    if content[:4] == b"PK\x03\x04" or content[:2] == b"\x80\x02":
-        return "a pickle; in PyTorch, safetensors.torch.save_file(model.state_dict(), path) writes one"
-    return f"a damaged one or something else ({error})"
+def load_described_weights(path: str | os.PathLike[str]) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """Read the arrays of a safetensors file, by name, and what its header says of them; otherwise as `load_weights`."""
+    arrays, metadata = read_tensors(path)
+    metadata.pop(STATE_ENTRY, None)
+    return {name: array for name, array in arrays.items() if not name.startswith(STATE_PREFIX)}, metadata

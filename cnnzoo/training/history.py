@@ -1,5 +1,6 @@
 """What a run did, epoch by epoch."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -22,6 +23,10 @@ class EpochRecord:
         label smoothing.
     validation_loss, validation_accuracy : float or None
         On the images held out, after the epoch, in inference mode, without label smoothing. None where none are.
+    largest_gradient_norm : float
+        Of a step's gradient, over all parameters together, before clipping.
+    clipped_steps : int
+        Steps whose gradient was clipped.
     seconds, validation_seconds : float
         Wall time of training and of validation.
     images_per_second : float
@@ -34,6 +39,8 @@ class EpochRecord:
     train_accuracy: float
     validation_loss: float | None
     validation_accuracy: float | None
+    largest_gradient_norm: float
+    clipped_steps: int
     seconds: float
     validation_seconds: float
     images_per_second: float
@@ -50,12 +57,16 @@ class History:
 
     @property
     def best(self) -> EpochRecord:
-        """The epoch whose weights the run ends with, at least one being finished.
+        """The epoch whose weights the run ends with, at least one being finished; see `find_best`."""
+        return find_best(self.epochs)
 
-        The one with the highest validation accuracy; of equal ones that with the lowest validation loss, and then the
-        earliest. The last one where no images are held out.
-        """
-        last = self.epochs[-1]
-        if last.validation_accuracy is None:
-            return last
-        return max(self.epochs, key=lambda record: (record.validation_accuracy, -(record.validation_loss or 0)))
+
+def find_best(epochs: Sequence[EpochRecord]) -> EpochRecord:
+    """Return the best of some epochs.
+
+    The one with the highest validation accuracy; of equal ones that with the lowest validation loss, and then the
+    earliest. The last one where no images are held out.
+    """
+    if epochs[-1].validation_accuracy is None:
+        return epochs[-1]
+    return max(epochs, key=lambda record: (record.validation_accuracy, -(record.validation_loss or 0)))

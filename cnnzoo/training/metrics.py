@@ -1,7 +1,7 @@
 """Loss and accuracy over many batches."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -106,6 +106,19 @@ class Tally:
         ranking = np.argsort(-logits, axis=1, kind="stable")[:, :5]
         self._top5_hits += int(np.count_nonzero(ranking == labels[:, None]))
         np.add.at(self._confusion, (labels, ranking[:, 0]), 1)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what was counted as plain values that JSON can hold."""
+        confusion = self._confusion.tolist()
+        return {"images": self.images, "loss": self._loss, "top5_hits": self._top5_hits, "confusion": confusion}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "Tally":
+        """Return the tally that `to_dict` described."""
+        tally = cls(len(values["confusion"]))
+        tally.images, tally._loss, tally._top5_hits = values["images"], values["loss"], values["top5_hits"]
+        tally._confusion[:] = values["confusion"]
+        return tally
 
     @property
     def metrics(self) -> Metrics:

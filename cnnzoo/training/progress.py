@@ -63,6 +63,22 @@ class Progress(Observer):
         if dataset.note:
             self._print(dataset.note)
         self._print(f"run: {history.folder}")
+        self._describe_resume(trainer)
+
+    def _describe_resume(self, trainer: "Trainer") -> None:
+        """Print where a run goes on, or that there is none to go on with."""
+        config, header = trainer.config, trainer.resumed_from
+        if header is not None:
+            batches = header.values["position"]["batch"]
+            done = f"{header.epoch} epoch{_s(header.epoch)} and {batches:,} batch{'' if batches == 1 else 'es'}"
+            self._print(f"resumed from {header.path}: {done} are done")
+            if header.config["epochs"] != config.epochs:
+                self._print(
+                    f"epochs: {config.epochs} instead of {header.config['epochs']}; "
+                    f"from here on the learning rate is that of a run of {config.epochs}"
+                )
+        elif trainer.resume is not None:
+            self._print(f"no run of {config.model} on {config.dataset} in {config.output_dir} to resume: a new one")
 
     def epoch_started(self, epoch: int) -> None:
         """Show a bar for the epoch's training."""
@@ -97,6 +113,11 @@ class Progress(Observer):
             f"{format_seconds(record.seconds + record.validation_seconds)}"
             + (f", {format_seconds(left)} left" if left and record.epoch < self._epochs else "")
         )
+        if record.clipped_steps:
+            self._print(
+                f"epoch {record.epoch}/{self._epochs}: gradients clipped in {record.clipped_steps:,} "
+                f"step{_s(record.clipped_steps)}, the largest of norm {record.largest_gradient_norm:.3g}"
+            )
 
     def run_done(self, history: History) -> None:
         """Take the test's bar away."""

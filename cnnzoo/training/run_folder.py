@@ -2,21 +2,30 @@
 
 import csv
 import dataclasses
+import io
 import itertools
 import json
 import os
 import platform
 import sys
 import time
+from collections.abc import Iterable
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
-from cnnzoo.atomic import write_atomically
+from cnnzoo.atomic import remove_leftovers, write_atomically
 from cnnzoo.config import RunConfig
 from cnnzoo.data import Dataset
+from cnnzoo.errors import CheckpointError
 from cnnzoo.threads import get_num_threads
+from cnnzoo.training.checkpoint import FOLDER
 from cnnzoo.training.history import EpochRecord
+
+try:
+    import fcntl
+except ImportError:
+    fcntl = None  # type: ignore[assignment]
 
 
 class RunFolder:
@@ -25,28 +34,55 @@ class RunFolder:
     - ``config.json``: `RunConfig.to_dict`, every setting whether said or filled in;
     - ``environment.json``: versions, machine, data and command;
     - ``metrics.csv``: one `EpochRecord` a row, written as soon as its epoch is over;
+    - ``checkpoints/``: ``last.safetensors``, ``best.safetensors`` and some others, see `cnnzoo.training.checkpoint`;
     - ``test.json``: `Metrics.to_dict` of the test images, with the weights of the best epoch;
     - ``final.safetensors``: those weights.
+
+    It is locked against other processes until `close`, or until this one ends.
 
     Parameters
     ----------
     config : RunConfig
         With the data set's name filled in.
     dataset : Dataset
+    path : Path or None
+        The folder of a run that goes on; None: a new one.
+    epochs : iterable of EpochRecord
+        The rows that metrics.csv begins with, instead of those that it had.
 
     Raises
     ------
+    CheckpointError
+        Another process has the folder.
     OSError
         The folder cannot be made.
     """
 
-    def __init__(self, config: RunConfig, dataset: Dataset) -> None:
+    def __init__(
+        self, config: RunConfig, dataset: Dataset, path: Path | None = None, epochs: Iterable[EpochRecord] = ()
+    ) -> None:
         name = f"{time.strftime('%Y%m%d-%H%M%S')}-{config.model}-{config.dataset}-s{config.seed}"
-        self.path = _make_new_folder(Path(config.output_dir), name)
+        self.path = path or _make_new_folder(Path(config.output_dir), name)
+        self.checkpoints.mkdir(exist_ok=True)
+        self._lock = _lock(self.checkpoints / ".lock", self.path)
+        for folder in (self.path, self.checkpoints):
+            remove_leftovers(folder)
         self._write_json("config.json", config.to_dict())
-        self._write_json("environment.json", describe_environment(dataset))
-        with open(self.metrics_path, "w", newline="", encoding="utf-8") as file:
-            csv.writer(file).writerow(field.name for field in dataclasses.fields(EpochRecord))
+        self._write_environment(dataset)
+        table = io.StringIO(newline="")
+        writer = csv.writer(table)
+        writer.writerow(field.name for field in dataclasses.fields(EpochRecord))
+        writer.writerows(map(dataclasses.astuple, epochs))
+        write_atomically(self.metrics_path, table.getvalue().encode())
+
+    def close(self) -> None:
+        """Let other processes have the folder."""
+        self._lock.close()
+
+    @property
+    def checkpoints(self) -> Path:
+        """Where the checkpoints are."""
+        return self.path / FOLDER
 
     @property
     def metrics_path(self) -> Path:
@@ -67,8 +103,30 @@ class RunFolder:
         """Write the test's results."""
         self._write_json("test.json", metrics)
 
+    def _write_environment(self, dataset: Dataset) -> None:
+        """Write what the run runs in now, and after it, where it goes on, what it ran in earlier."""
+        path, now = self.path / "environment.json", describe_environment(dataset)
+        if path.is_file():
+            before = json.loads(path.read_text(encoding="utf-8"))
+            now["earlier"] = [*before.pop("earlier", []), before]
+        self._write_json(path.name, now)
+
     def _write_json(self, name: str, content: dict[str, Any]) -> None:
         write_atomically(self.path / name, (json.dumps(content, indent=2) + "\n").encode())
+
+
+def _lock(path: Path, folder: Path) -> IO[bytes]:
+    """Return an open file that no other process has locked; the system unlocks it when it is closed, by a kill too."""
+    file = open(path, "ab")  # noqa: SIM115
+    if fcntl is not None:  # Windows has no such locks
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.close()
+            raise CheckpointError(
+                f"{folder}: expected a run that nobody has, found it in use by another process"
+            ) from None
+    return file
 
 
 def _make_new_folder(parent: Path, name: str) -> Path:

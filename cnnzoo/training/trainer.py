@@ -2,27 +2,38 @@
 
 import json
 import math
+import os
 import time
+from collections.abc import Mapping
 from importlib.metadata import version
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
 from cnnzoo.config import RunConfig
 from cnnzoo.data import Batches, choose_dataset, load_dataset
-from cnnzoo.errors import CnnzooError, StateError
+from cnnzoo.errors import CheckpointError, DivergenceError, StateError
+from cnnzoo.graph.network import Network
 from cnnzoo.interop.model_file import ModelDescription, save_model
 from cnnzoo.interop.weights import load_weights
-from cnnzoo.kernels.cross_entropy import cross_entropy
 from cnnzoo.models import create_model
 from cnnzoo.threads import set_num_threads
-from cnnzoo.training.history import EpochRecord, History
+from cnnzoo.training.averaging import WeightAverage
+from cnnzoo.training.checkpoint import BEST, LAST, Header, read_checkpoint, write_checkpoint
+from cnnzoo.training.history import EpochRecord, History, find_best
 from cnnzoo.training.metrics import Metrics, Tally, evaluate
 from cnnzoo.training.observer import Observer
-from cnnzoo.training.optimizers import SGD
+from cnnzoo.training.optimizers import SGD, AdamW, Optimizer
+from cnnzoo.training.resume import AUTO, continue_config, find_header
 from cnnzoo.training.run_folder import RunFolder
 from cnnzoo.training.schedules import learning_rate
 from cnnzoo.training.splits import make_batches
+from cnnzoo.training.state import Position, RunState
+from cnnzoo.training.step import Stepper
+
+
+class _Stop(Exception):
+    """`Trainer.stop` was called, and what was under way is done."""
 
 
 class Trainer:
@@ -35,6 +46,9 @@ class Trainer:
     config : RunConfig
     observer : Observer or None
         Told what happens while it happens.
+    resume : path or None
+        A checkpoint or the folder of a run to go on with; "auto": the newest unfinished run of the model and the data
+        set in `config.output_dir`, or a new one where there is none. What `config` does not say comes from that run.
 
     Attributes
     ----------
@@ -46,34 +60,48 @@ class Trainer:
         Of the training images held out; None where none are.
     net : Network
         Usable at any time, after an interrupt too.
-    optimizer : SGD
+    optimizer : Optimizer
+    state : RunState
+        All that changes while the run goes on.
+    resume : str or None
+        As given.
+    resumed_from : Header or None
+        Of the checkpoint that the run goes on from.
     history : History or None
         What the run did so far; None before `fit`.
 
     Raises
     ------
     ConfigError, ModelError
-        Settings out of range or that do not fit each other, no such network or data set.
+        Settings out of range or that do not fit each other, no such network or data set, or other settings than those
+        of the run to go on with.
     DataError
         The data set is not there, or damaged.
     WeightsError
-        `init_from` is not there, or does not fit the network.
+        `init_from` or a checkpoint is not there, damaged, or does not fit the network.
+    CheckpointError
+        There is no checkpoint to go on from, or it is of a run on other data.
+    FinishedError
+        The run to go on with has done all its epochs.
     """
 
-    def __init__(self, config: RunConfig, observer: Observer | None = None) -> None:
+    def __init__(
+        self, config: RunConfig, observer: Observer | None = None, resume: str | os.PathLike[str] | None = None
+    ) -> None:
         if config.threads is not None:
             set_num_threads(config.threads)
-        name, data_dir = choose_dataset(config.dataset, config.data_dir)
-        self.config = config = config.replace(dataset=name)
         self.observer = observer or Observer()
+        self.resume = None if resume is None else os.fspath(resume)
+        self.resumed_from: Header | None = None
+        self.config = config = self._choose_config(config)
         self.dataset = load_dataset(
-            name,
-            data_dir,
+            *choose_dataset(config.dataset, config.data_dir),
             limit_train=config.limit_train,
             limit_test=config.limit_test,
             normalization=config.normalization,
             emnist_split=config.emnist_split,
         )
+        self._fingerprint = self.dataset.fingerprint()
         self.train_batches, self.validation_batches, self.test_batches = make_batches(config, self.dataset)
         self.net = create_model(
             config.model,
@@ -84,17 +112,32 @@ class Trainer:
             dropout=config.dropout,
             **config.model_options,
         )
-        if config.init_from is not None:
+        if config.init_from is not None and self.resumed_from is None:
             self.net.load_state_dict(load_weights(config.init_from))
-        self.optimizer = SGD(
-            self.net, config.lr, config.momentum, config.weight_decay, config.nesterov, config.momentum_form
+        self.optimizer = _make_optimizer(config, self.net)
+        self.state = RunState(
+            net=self.net,
+            optimizer=self.optimizer,
+            average=None if config.ema_decay is None else WeightAverage(self.net, config.ema_decay),
+            position=Position(tally=Tally(self.dataset.num_classes)),
         )
+        if self.resumed_from is not None:
+            self._restore(self.resumed_from)
+        self._stepper = Stepper(self.net, self.optimizer, config.label_smoothing, config.clip_norm, self.state.average)
+        self._started = time.time()
+        self._stop = False
+        self._saved_at = 0.0
         self.history: History | None = None
+
+    def stop(self) -> None:
+        """Let `fit` finish the step that is under way, save a checkpoint and return; may be called from anywhere."""
+        self._stop = True
 
     def fit(self) -> History:
         """Train for the run's epochs, test the weights of the best one, and write the run's folder.
 
-        The network has those weights afterwards: see `History.best`. The test images are used once, for them.
+        The network has those weights afterwards: see `History.best`. The test images are used once, for them. After
+        `stop`, the history is that of the epochs so far, its `test` is None, and the run can be resumed.
 
         Returns
         -------
@@ -102,99 +145,217 @@ class Trainer:
 
         Raises
         ------
-        CnnzooError
-            The loss is no longer finite; the message names the epoch and the step. The parameters are those before it,
-            the running statistics have seen the batch.
+        DivergenceError
+            The loss, a gradient or a weight is no longer finite; the message names the epoch, the step and the first
+            layer where it appears. The network is as before the step, and so is the last checkpoint.
         StateError
             Called a second time.
+        CheckpointError
+            Another process has the run's folder.
         OSError
             The run's folder cannot be written.
         """
         if self.history is not None:
             raise StateError("fit: expected a trainer that has not run, got one that has; make a new one")
-        folder = RunFolder(self.config, self.dataset)
-        self.history = history = History(config=self.config, folder=folder.path)
-        self.observer.run_started(self, history)
-        best_weights: dict[str, np.ndarray] = {}
-        for epoch in range(self.config.epochs):
-            record = self._run_epoch(epoch)
-            folder.append(record)
-            history.epochs.append(record)
-            if self.validation_batches is not None and history.best is record:
-                best_weights = self.net.state_dict()
-            self.observer.epoch_done(record)
-        if history.best is not history.epochs[-1]:
-            self.net.load_state_dict(best_weights)
-        history.test = self._evaluate("test", self.test_batches, "the test")
-        folder.write_test(history.test.to_dict(self.dataset.classes))
-        save_model(folder.weights_path, self.net, self._describe_model(history))
-        self.observer.run_done(history)
+        state = self.state
+        resumed = None if self.resumed_from is None else self.resumed_from.run_folder
+        self._folder = RunFolder(self.config, self.dataset, resumed, state.epochs)
+        try:
+            self.history = history = History(config=self.config, folder=self._folder.path, epochs=state.epochs)
+            self._save(LAST)
+            self.observer.run_started(self, history)
+            while state.position.epoch < self.config.epochs:
+                self._run_epoch()
+            self._finish()
+            self.observer.run_done(history)
+        except _Stop:
+            if state.position.epoch < self.config.epochs:
+                self._save(LAST)
+        finally:
+            self._folder.close()
         return history
 
-    def _run_epoch(self, epoch: int) -> EpochRecord:
-        """Train on all training images, then validate; `epoch` counts from 0."""
+    @property
+    def steps_per_epoch(self) -> int:
+        """Steps in an epoch; the last one may have fewer batches than the others."""
+        return -(-self.train_batches.num_batches // self.config.accumulation)
+
+    def _choose_config(self, config: RunConfig) -> RunConfig:
+        """Return the run's settings with the data set's name; find the checkpoint to go on from, if any."""
+        if self.resume is None or self.resume == AUTO:
+            config = config.replace(dataset=choose_dataset(config.dataset, config.data_dir)[0])
+        if self.resume is not None:
+            self.resumed_from = find_header(config, self.resume)
+        return config if self.resumed_from is None else continue_config(config, self.resumed_from)
+
+    def _restore(self, header: Header) -> None:
+        """Take over the state that a checkpoint holds."""
+        arrays, header = read_checkpoint(header.path)
+        if header.values["data_sha256"] != self._fingerprint:
+            raise CheckpointError(
+                f"{header.path}: expected the images and labels that the run began with, "
+                f"got others: {self.dataset.source}"
+            )
+        self.state.restore(arrays, header.values)
+        if self.state.position.batch == 0:
+            self._keep_best()
+        self._started = header.values["started"]
+
+    def _run_epoch(self) -> None:
+        """Train on what is left of the epoch, validate, record it, and save what is due."""
+        epoch = self.state.position.epoch
         self.observer.epoch_started(epoch + 1)
+        self._train()
         start = time.perf_counter()
-        train = self._train(epoch)
-        trained = time.perf_counter()
         loss = accuracy = None
         if self.validation_batches is not None:
-            validation = self._evaluate("validation", self.validation_batches, f"epoch {epoch + 1}")
+            with self.state.chosen():
+                validation = self._evaluate("validation", self.validation_batches, f"epoch {epoch + 1}")
             loss, accuracy = validation.loss, validation.accuracy
-        return EpochRecord(
+        position, train = self.state.position, self.state.position.tally.metrics
+        record = EpochRecord(
             epoch=epoch + 1,
-            lr=learning_rate(self.config, epoch),
+            lr=learning_rate(self.config, epoch * self.steps_per_epoch, self.steps_per_epoch),
             train_loss=train.loss,
             train_accuracy=train.accuracy,
             validation_loss=loss,
             validation_accuracy=accuracy,
-            seconds=trained - start,
-            validation_seconds=time.perf_counter() - trained,
-            images_per_second=train.images / (trained - start),
+            largest_gradient_norm=position.largest_norm,
+            clipped_steps=position.clipped_steps,
+            seconds=position.seconds,
+            validation_seconds=time.perf_counter() - start,
+            images_per_second=train.images / position.seconds,
         )
+        self._end_epoch(record)
+        self.observer.epoch_done(record)
+
+    def _end_epoch(self, record: EpochRecord) -> None:
+        """Record an epoch and save what is due after it."""
+        self._folder.append(record)
+        self.state.epochs.append(record)
+        self.state.position = Position(tally=Tally(self.dataset.num_classes), epoch=record.epoch)
+        names, config = [], self.config
+        if record.epoch % config.checkpoint_epochs == 0 or record.epoch == config.epochs:
+            names.append(LAST)
+        if self._is_best():
+            self.state.best_weights = None
+            names.append(BEST)
+        if config.checkpoint_keep is not None and record.epoch % config.checkpoint_keep == 0:
+            names.append(f"epoch-{record.epoch:04}.safetensors")
+        self._save(*names)
+        self._keep_best()
+
+    def _train(self) -> None:
+        """Take a step for each group of batches that the epoch still has."""
+        position, batches, size = self.state.position, self.train_batches, self.config.accumulation
+        while position.batch < batches.num_batches:
+            self._raise_if_stopped()
+            start = time.perf_counter()
+            group = range(position.batch, min(position.batch + size, batches.num_batches))
+            images = min(group.stop * batches.batch_size, batches.num_images) - group.start * batches.batch_size
+            step = group.start // size
+            self.optimizer.lr = learning_rate(
+                self.config, position.epoch * self.steps_per_epoch + step, self.steps_per_epoch
+            )
+            try:
+                norm = self._stepper.take(
+                    (batches.extract_batch(position.epoch, index) for index in group), images, position.tally
+                )
+            except DivergenceError as error:
+                raise DivergenceError(
+                    f"epoch {position.epoch + 1}, step {step + 1}: {error}, at a learning rate of "
+                    f"{self.optimizer.lr:g}; a lower one may help; {self._folder.checkpoints / LAST} is from before"
+                ) from None
+            position.batch = group.stop
+            position.count_step(norm, self.config.clip_norm, time.perf_counter() - start)
+            self.observer.step_done(position.tally)
+            if self._is_due():
+                self._save(LAST)
+        self._raise_if_stopped()
 
     def _evaluate(self, split: Literal["validation", "test"], batches: Batches, when: str) -> Metrics:
         self.observer.evaluation_started(split)
-        metrics = evaluate(self.net, batches, self.observer.evaluation_batch_done)
+
+        def on_batch(tally: Tally) -> None:
+            self.observer.evaluation_batch_done(tally)
+            self._raise_if_stopped()
+
+        metrics = evaluate(self.net, batches, on_batch)
         if not math.isfinite(metrics.loss):
-            raise CnnzooError(f"{when}: expected a finite loss on the {split} images, got {metrics.loss}")
+            raise DivergenceError(f"{when}: expected a finite loss on the {split} images, got {metrics.loss}")
         return metrics
 
-    def _train(self, epoch: int) -> Metrics:
-        """Take a step for each batch of an epoch."""
-        tally = Tally(self.dataset.num_classes)
-        for index, (images, labels) in enumerate(self.train_batches.epoch(epoch)):
-            self.optimizer.lr = learning_rate(self.config, epoch + index / self.train_batches.num_batches)
-            logits = self.net.forward(images, training=True)
-            loss, dlogits = cross_entropy(logits, labels, self.config.label_smoothing)
-            if not math.isfinite(loss):
-                raise CnnzooError(
-                    f"epoch {epoch + 1}, step {index + 1}: expected a finite loss, got {loss} "
-                    f"at a learning rate of {self.optimizer.lr:g}; a lower one may help"
-                )
-            self.net.backward(dlogits)
-            self.optimizer.step()
-            tally.add(loss, logits, labels)
-            self.observer.step_done(tally)
-        return tally.metrics
+    def _finish(self) -> None:
+        """Give the network the weights of the best epoch, test them, and write them and the results."""
+        assert self.history is not None
+        trained = self.state.capture()
+        self.net.load_state_dict(self.state.best_weights or self.state.chosen_weights())
+        self.history.test = self._evaluate("test", self.test_batches, "the test")
+        self._folder.write_test(self.history.test.to_dict(self.dataset.classes))
+        best, test = self.history.best, self.history.test
+        notes: dict[str, Any] = {"epoch": best.epoch}
+        notes |= {"validation_loss": best.validation_loss, "validation_accuracy": best.validation_accuracy}
+        notes |= {"test_loss": test.loss, "test_accuracy": test.accuracy}
+        save_model(self._folder.weights_path, self.net, self._describe_model(notes))
+        self._write(trained, LAST, finished=True)
 
-    def _describe_model(self, history: History) -> ModelDescription:
-        """Return what is needed to use the weights without the rest of the folder."""
-        best, test = history.best, history.test
-        assert test is not None
+    def _is_best(self) -> bool:
+        """Tell whether the last epoch that was recorded is the best so far, or none is chosen."""
+        epochs = self.state.epochs
+        return bool(epochs) and find_best(epochs) is epochs[-1]
+
+    def _keep_best(self) -> None:
+        """Remember the weights of the epoch that has just ended, if one is chosen and it is the best so far."""
+        if self.validation_batches is not None and self._is_best():
+            self.state.best_weights = self.state.chosen_weights()
+
+    def _is_due(self) -> bool:
+        """Tell whether it is time for a checkpoint within the epoch."""
+        minutes = self.config.checkpoint_minutes
+        return minutes is not None and time.monotonic() - self._saved_at >= 60 * minutes
+
+    def _save(self, *names: str) -> None:
+        """Write the state to checkpoints of these names."""
+        if names:
+            self._write(self.state.capture(), *names)
+
+    def _write(
+        self, captured: tuple[dict[str, np.ndarray], dict[str, Any]], *names: str, finished: bool = False
+    ) -> None:
+        """Write a captured state to checkpoints of these names."""
+        arrays, values = captured
+        bad = [name for name, array in arrays.items() if not np.isfinite(array).all()]
+        if bad:
+            raise DivergenceError(
+                f"epoch {self.state.position.epoch + 1}: expected finite weights to save, "
+                f"found others, first in {bad[0]}"
+            )
+        values = {"started": self._started, "finished": finished, "data_sha256": self._fingerprint, **values}
+        notes = {"epoch": self.state.position.epoch}
+        for name in names:
+            write_checkpoint(self._folder.checkpoints / name, arrays, values, self._describe_model(notes).to_metadata())
+        self._saved_at = time.monotonic()
+
+    def _raise_if_stopped(self) -> None:
+        if self._stop:
+            raise _Stop
+
+    def _describe_model(self, notes: Mapping[str, Any]) -> ModelDescription:
+        """Return what is needed to use the weights without the rest of the folder; `notes` become JSON."""
         return ModelDescription(
             config=self.config,
             image_shape=self.dataset.image_shape,
             classes=self.dataset.classes,
             mean=self.dataset.mean,
             std=self.dataset.std,
-            notes={
-                "cnnzoo": version("cnnzoo"),
-                "data": self.dataset.source,
-                "epoch": str(best.epoch),
-                "validation_loss": json.dumps(best.validation_loss),
-                "validation_accuracy": json.dumps(best.validation_accuracy),
-                "test_loss": json.dumps(test.loss),
-                "test_accuracy": json.dumps(test.accuracy),
-            },
+            notes={"cnnzoo": version("cnnzoo"), "data": self.dataset.source}
+            | {name: json.dumps(value) for name, value in notes.items()},
         )
+
+
+def _make_optimizer(config: RunConfig, net: Network) -> Optimizer:
+    if config.optimizer == "adamw":
+        betas = (config.beta1, config.beta2)
+        return AdamW(net, config.lr, *betas, config.epsilon, config.weight_decay, config.decay_all)
+    form = (config.nesterov, config.momentum_form)
+    return SGD(net, config.lr, config.momentum, config.weight_decay, *form, config.decay_all)

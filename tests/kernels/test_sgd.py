@@ -18,6 +18,12 @@ SETTINGS = [(0.0, 0.0, False), (0.9, 0.0, False), (0.9, 5e-4, False), (0.9, 5e-4
 lengths = st.sampled_from([1, 7, 100, BLOCK_ELEMENTS - 1, BLOCK_ELEMENTS + 17])
 
 
+def update(w, dw, velocity, lr, momentum, weight_decay, nesterov=False, sources_form=False):
+    """Update with one weight decay for all and gradients as they are."""
+    bounds, weight_decays = np.array([0, w.size]), np.array([weight_decay])
+    sgd_update(w, dw, velocity, bounds, weight_decays, 1.0, lr, momentum, nesterov, sources_form)
+
+
 @pytest.mark.parametrize("setting", SETTINGS)
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_steps_equal_pytorchs(setting, dtype):
@@ -32,7 +38,7 @@ def test_steps_equal_pytorchs(setting, dtype):
     velocity = np.zeros_like(w)
     for lr in RATES:
         dw = rng.standard_normal(w.size).astype(dtype)
-        sgd_update(w, dw, velocity, lr, momentum, weight_decay, nesterov, False)
+        update(w, dw, velocity, lr, momentum, weight_decay, nesterov)
         optimizer.param_groups[0]["lr"] = lr
         parameter.grad = torch.tensor(dw)
         optimizer.step()
@@ -62,7 +68,7 @@ def test_one_step_is_the_formula(dtype, sources_form, length, seed, lr, momentum
         step = -lr * (g + momentum * v) if nesterov else -lr * v
     size = np.abs(w) + np.abs(velocity) + 2 * (np.abs(dw) + np.abs(w))
     expected = w + step
-    sgd_update(w, dw, velocity, lr, momentum, weight_decay, nesterov, sources_form)
+    update(w, dw, velocity, lr, momentum, weight_decay, nesterov, sources_form)
     assert_within(velocity, v, rounding(14, dtype) * size)
     assert_within(w, expected, rounding(14, dtype) * 2 * size)
 
@@ -74,9 +80,9 @@ def test_forms_agree_until_the_rate_changes():
     for sources_form in (False, True):
         w, velocity = start.copy(), np.zeros(50)
         for dw in gradients[:3]:
-            sgd_update(w, dw, velocity, 0.1, 0.9, 0.0, False, sources_form)
+            update(w, dw, velocity, 0.1, 0.9, 0.0, sources_form=sources_form)
         before = w.copy()
-        sgd_update(w, gradients[3], velocity, 0.01, 0.9, 0.0, False, sources_form)
+        update(w, gradients[3], velocity, 0.01, 0.9, 0.0, sources_form=sources_form)
         weights.append((before, w))
     (pytorch_before, pytorch_after), (sources_before, sources_after) = weights
     np.testing.assert_allclose(pytorch_before, sources_before, rtol=0, atol=1e-14)
@@ -88,5 +94,28 @@ def test_forms_agree_until_the_rate_changes():
 def test_nan_gradient_reaches_its_weight_only():
     w, dw, velocity = np.ones(40), np.ones(40), np.zeros(40)
     dw[13] = np.nan
-    sgd_update(w, dw, velocity, 0.1, 0.9, 0.0, False, False)
+    update(w, dw, velocity, 0.1, 0.9, 0.0)
     np.testing.assert_array_equal(np.isnan(w), np.arange(40) == 13)
+
+
+@pytest.mark.parametrize("sources_form", [False, True])
+def test_segments_have_their_own_weight_decay(sources_form):
+    """Bounds within blocks, at a block's end, and a segment longer than a block."""
+    bounds = np.array([0, 5, BLOCK_ELEMENTS, BLOCK_ELEMENTS + 40, 3 * BLOCK_ELEMENTS + 11])
+    weight_decays = np.array([0.0, 0.1, 0.0, 0.01])
+    w, dw, velocity = np.random.default_rng(2).standard_normal((3, bounds[-1]))
+    expected = [array.copy() for array in (w, velocity)]
+    for first, last, weight_decay in zip(bounds[:-1], bounds[1:], weight_decays, strict=True):
+        part, v = (array[first:last] for array in expected)
+        update(part, dw[first:last].copy(), v, 0.1, 0.9, weight_decay, sources_form=sources_form)
+    sgd_update(w, dw, velocity, bounds, weight_decays, 1.0, 0.1, 0.9, False, sources_form)
+    np.testing.assert_array_equal(w, expected[0])
+    np.testing.assert_array_equal(velocity, expected[1])
+
+
+def test_scale_multiplies_the_gradient():
+    w, dw, velocity = np.random.default_rng(3).standard_normal((3, 1000))
+    expected, v = w.copy(), velocity.copy()
+    update(expected, 0.25 * dw, v, 0.1, 0.9, 0.01)
+    sgd_update(w, dw, velocity, np.array([0, 1000]), np.array([0.01]), 0.25, 0.1, 0.9, False, False)
+    np.testing.assert_array_equal(w, expected)

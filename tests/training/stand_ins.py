@@ -1,6 +1,21 @@
 """What trainer tests use instead of real networks and downloads: small, and with no kernels to compile."""
 
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
+
+_ROOT = Path(__file__).parents[2]
+
+_LINEAR_COMMAND = """
+import sys
+from cnnzoo import train
+from cnnzoo.training import trainer
+from tests.training.stand_ins import make_linear_network
+trainer.create_model = make_linear_network
+sys.exit(train.main(sys.argv[1:]))
+"""
 
 
 class LinearNetwork:
@@ -13,6 +28,8 @@ class LinearNetwork:
         self.parameter_arena = (0.01 * rng.standard_normal(num_classes * (features + 1))).astype(dtype)
         self.gradient_arena = np.zeros_like(self.parameter_arena)
         self.training_flags = []
+        self.random_step = 0
+        self.buffers = {}
 
     num_parameters = property(lambda self: self.parameter_arena.size)
 
@@ -29,16 +46,29 @@ class LinearNetwork:
 
     def backward(self, dlogits, accumulate=False):
         dw, db = self._split(self.gradient_arena)
-        dw[:] = dlogits.T @ self._x
-        db[:] = dlogits.sum(axis=0)
+        dw[:] = dlogits.T @ self._x + accumulate * dw
+        db[:] = dlogits.sum(axis=0) + accumulate * db
 
-    def state_dict(self):
-        w, b = self._split(self.parameter_arena)
+    def find_not_finite(self, images):
+        return "fc"
+
+    def parameter_segments(self):
+        weights, size = self.parameter_arena.size - self.num_classes, self.parameter_arena.size
+        return [("fc.weight", 0, weights, 2), ("fc.bias", weights, size, 1)]
+
+    def unpack(self, arena):
+        w, b = self._split(arena)
         return {"fc.weight": w.copy(), "fc.bias": b.copy()}
 
+    def pack(self, mapping, arena):
+        w, b = self._split(arena)
+        w[:], b[:] = mapping["fc.weight"], mapping["fc.bias"]
+
+    def state_dict(self):
+        return self.unpack(self.parameter_arena)
+
     def load_state_dict(self, weights):
-        w, b = self._split(self.parameter_arena)
-        w[:], b[:] = weights["fc.weight"], weights["fc.bias"]
+        self.pack(weights, self.parameter_arena)
 
 
 def make_linear_network(model, num_classes=10, seed=0, image_shape=None, dtype="float32", dropout=None):
@@ -56,3 +86,9 @@ def write_cifar10(folder, images_a_file=20, seed=0):
         pixels = templates[labels[:, 0]] + rng.integers(0, 56, (images_a_file, 3072), dtype=np.uint8)
         np.concatenate([labels, pixels], axis=1).tofile(folder / f"{name}.bin")
     return folder
+
+
+def start_linear_command(*arguments):
+    """Start the train command in a process of its own, with softmax regression in the network's place."""
+    command = [sys.executable, "-u", "-c", _LINEAR_COMMAND, "--model", "linear", *map(str, arguments)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=_ROOT)

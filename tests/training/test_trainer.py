@@ -85,6 +85,7 @@ def test_run_folder(make_config):
     trainer = Trainer(config)
     history = trainer.fit()
     assert sorted(path.name for path in history.folder.iterdir()) == [
+        "checkpoints",
         "config.json",
         "environment.json",
         "final.safetensors",
@@ -159,7 +160,7 @@ def test_rate_follows_the_schedule_step_by_step(make_config):
     recorder = Recorder()
     config = make_config(epochs=2, batch_size=40, schedule="cosine")
     history = Trainer(config, recorder).fit()
-    expected = [learning_rate(config, epoch + step / 3) for epoch in range(2) for step in range(3)]
+    expected = [learning_rate(config, step, 3) for step in range(6)]
     assert recorder.rates == expected
     assert [record.lr for record in history.epochs] == [expected[0], expected[3]]
 
@@ -298,7 +299,8 @@ def test_interrupt_leaves_whole_files_and_a_usable_network(make_config):
     trainer = Trainer(make_config(), recorder)
     with pytest.raises(KeyboardInterrupt):
         trainer.fit()
-    assert sorted(path.name for path in recorder.folder.iterdir()) == ["config.json", "environment.json", "metrics.csv"]
+    names = ["checkpoints", "config.json", "environment.json", "metrics.csv"]
+    assert sorted(path.name for path in recorder.folder.iterdir()) == names
     assert len((recorder.folder / "metrics.csv").read_text().splitlines()) == 2
     assert np.isfinite(trainer.net.forward(np.zeros((1, 3, 32, 32), np.float32))).all()
 

@@ -1,0 +1,29 @@
+"""What tests of the trainer and its command share."""
+
+import pytest
+
+from cnnzoo import train
+from cnnzoo.training import trainer as trainer_module
+from tests.training.stand_ins import make_linear_network, write_cifar10
+
+
+@pytest.fixture
+def run(tmp_path, capsys):
+    """Return a function that runs the command in this process, its runs in `tmp_path`: (exit code, output, errors)."""
+
+    def run(*arguments):
+        code = train.main([*map(str, arguments), "--output-dir", str(tmp_path / "runs")])
+        return code, *capsys.readouterr()
+
+    return run
+
+
+@pytest.fixture
+def data(tmp_path):
+    return write_cifar10(tmp_path / "data")
+
+
+@pytest.fixture
+def linear(monkeypatch):
+    """Train softmax regression, whatever the model's name."""
+    monkeypatch.setattr(trainer_module, "create_model", make_linear_network)
