@@ -12,6 +12,7 @@ VERBS = {
     "evaluate": "test a trained network",
     "predict": "say what pictures show",
     "export": "write a trained network's weights for other programs",
+    "data": "get data sets, check them, convert them",
     "summary": "layers, parameters, multiply-adds and memory of a network",
 }
 
@@ -20,7 +21,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Hand over to the verb's module, ``cnnzoo.VERB``, and return its exit code."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     if given and given[0] in VERBS:
-        return import_module(f"cnnzoo.{given[0]}").main(given[1:])
+        name = "cnnzoo.data.__main__" if given[0] == "data" else f"cnnzoo.{given[0]}"
+        return import_module(name).main(given[1:])
     return run_command("cnnzoo", lambda: _refuse(given))
 
 

@@ -1,7 +1,8 @@
 """The IDX format of MNIST (LeCun, Cortes and Burges): big-endian magic number, extents, bytes; gzip or not.
 
 The magic number is two zero bytes, 8 for unsigned bytes, and the number of dimensions: 2049 for labels [N], 2051 for
-gray images [N, rows, columns], 2052 for color images [N, channels, rows, columns].
+gray images [N, rows, columns], 2052 for color images: [N, channels, rows, columns] is written, and read as well as
+[N, rows, columns, channels].
 
 A folder holds one pair of files for each split, or for each of several batches of a split. The names accepted are the
 published ones (`train-images-idx3-ubyte`, `t10k-labels-idx1-ubyte`, with `.gz` or without) and their common variants:
@@ -142,9 +143,17 @@ def read_idx_split(
     return assemble(parts, image_shape, sum(len(labels) for _, labels in parts), limit)
 
 
+def encode_idx(array: np.ndarray) -> bytes:
+    """Return the content of a file with this array, uint8 of one, three or four dimensions."""
+    header = np.array([0x800 + array.ndim, *array.shape], ">u4")
+    return header.tobytes() + array.tobytes()
+
+
 def _read_pair(found: IdxFolder, part: tuple[str, int], image_shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
     images_path, labels_path = (found.files[*part, content] for content in ("images", "labels"))
     images, labels = read_idx(images_path, found.dimensions), read_idx(labels_path, 1)
+    if found.dimensions == COLOR and images.shape[1:] == (*image_shape[1:], image_shape[0]) != image_shape:
+        images = np.moveaxis(images, 3, 1)
     if images.shape[1:] != image_shape:
         raise DataError(
             f"{images_path}: expected images of {_extents(image_shape)}, found {_extents(images.shape[1:])}"

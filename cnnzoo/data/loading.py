@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 from cnnzoo.data import cifar10, emnist, mnist, synthetic
 from cnnzoo.data.dataset import Dataset, Split
+from cnnzoo.data.idx import IdxFolder
 from cnnzoo.data.normalization import NORMALIZATIONS, Normalization, get_normalization
 from cnnzoo.errors import ConfigError, DataError, suggest
 
@@ -13,16 +14,16 @@ DATASETS = ("cifar10", "mnist", "emnist", "synthetic")
 EMNIST_SPLITS = tuple(emnist.CLASSES)
 
 _CIFAR10_HELP = (
-    "download cifar-10-binary.tar.gz or cifar-10-python.tar.gz from https://www.cs.toronto.edu/~kriz/cifar.html "
-    "and unpack it into {folder}"
+    "download it by `python -m cnnzoo.data fetch cifar10 --data-dir {folder}`, or unpack cifar-10-binary.tar.gz or "
+    "cifar-10-python.tar.gz of https://www.cs.toronto.edu/~kriz/cifar.html into {folder}"
 )
 _MNIST_HELP = (
-    "put train-images-idx3-ubyte.gz, train-labels-idx1-ubyte.gz, t10k-images-idx3-ubyte.gz and "
-    "t10k-labels-idx1-ubyte.gz into {folder}"
+    "download it by `python -m cnnzoo.data fetch mnist --data-dir {folder}`, or put train-images-idx3-ubyte.gz, "
+    "train-labels-idx1-ubyte.gz, t10k-images-idx3-ubyte.gz and t10k-labels-idx1-ubyte.gz into {folder}"
 )
 _EMNIST_HELP = (
-    "download gzip.zip from https://www.nist.gov/itl/products-and-services/emnist-dataset "
-    "and unpack emnist-{split}-* of it into {folder}"
+    "download it by `python -m cnnzoo.data fetch emnist --data-dir {folder}`, or unpack emnist-{split}-* of gzip.zip "
+    "of https://www.nist.gov/itl/products-and-services/emnist-dataset into {folder}"
 )
 _HELP = {"cifar10": _CIFAR10_HELP, "mnist": _MNIST_HELP, "emnist": _EMNIST_HELP}
 
@@ -90,6 +91,22 @@ def _holds_cifar10(folder: Path) -> bool:
         return folder.is_dir() and cifar10.find_cifar10(folder) is not None
     except (DataError, OSError):
         return False
+
+
+def find_folder(name: str, data_dir: str | os.PathLike, emnist_split: str = "balanced") -> Path | None:
+    """Return the folder in which the files of a data set lie; None where there are none.
+
+    Raises
+    ------
+    DataError
+        `data_dir` is no folder, or cannot be read.
+    """
+    folder = Path(data_dir)
+    if name == "cifar10":
+        found: cifar10.Layout | IdxFolder | None = cifar10.find_cifar10(folder)
+    else:
+        found = mnist.find_mnist(folder) if name == "mnist" else emnist.find_emnist(folder, emnist_split)
+    return None if found is None else found.folder
 
 
 def load_dataset(

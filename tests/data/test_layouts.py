@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from cnnzoo.data import NORMALIZATIONS, choose_dataset, default_data_dir, find_cifar10, get_normalization, load_dataset
+from cnnzoo.data.idx import read_idx
 from cnnzoo.errors import ConfigError, DataError
 from tests.data.layouts import NAMES, draw_pictures, idx_bytes, write_binary, write_idx, write_python
 
@@ -88,6 +89,13 @@ def test_color_images_under_the_names_of_gray_ones(tmp_path):
     assert_is_pictures(load_dataset("cifar10", tmp_path), PICTURES)
 
 
+def test_color_images_with_the_channels_last(tmp_path):
+    write_idx(tmp_path, PICTURES)
+    for path in tmp_path.glob("*images*"):
+        path.write_bytes(idx_bytes(np.moveaxis(read_idx(path, 4), 1, 3)))
+    assert_is_pictures(load_dataset("cifar10", tmp_path), PICTURES)
+
+
 def test_class_names_are_those_of_the_files(tmp_path):
     write_binary(tmp_path, PICTURES)
     (tmp_path / "batches.meta.txt").write_text("\n".join("abcdefghij"))
@@ -165,7 +173,7 @@ def test_published_pictures():
 
 def test_asking_for_what_is_missing_says_how_to_get_it(tmp_path):
     for folder in (tmp_path / "missing", tmp_path):
-        with pytest.raises(DataError, match=r"to get it, download cifar-10-binary\.tar\.gz .* and unpack it into"):
+        with pytest.raises(DataError, match=r"to get it, download it by .* or unpack cifar-10-binary\.tar\.gz .* into"):
             load_dataset("cifar10", folder)
-        with pytest.raises(DataError, match=r"to get it, put train-images-idx3-ubyte\.gz"):
+        with pytest.raises(DataError, match=r"to get it, download it by .* or put train-images-idx3-ubyte\.gz"):
             load_dataset("mnist", folder)
