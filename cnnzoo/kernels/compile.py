@@ -22,15 +22,17 @@ import numba
 import numpy as np
 from numba import types
 from numba.core.registry import cpu_target
+from numba.np.ufunc.parallel import _launch_threads
 
 from cnnzoo.errors import ConfigError
+from cnnzoo.kernels.tasks import cut_loops
 
 # Reassociation without `nnan` and `ninf`: a NaN stays a NaN, so that divergence can be seen.
 FASTMATH = {"nsz", "arcp", "contract", "afn", "reassoc"}
 
 REAL_TYPES = {np.dtype(np.float32): types.float32, np.dtype(np.float64): types.float64}
 
-worker = numba.njit(fastmath=FASTMATH, error_model="numpy")
+worker = numba.njit(fastmath=FASTMATH, error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True)
 """Compile a serial function that kernels call."""
 
 
@@ -81,6 +83,10 @@ def _check_private(folder: Path) -> None:
         )
 
 
+def _compiled_for_nothing(*arguments: Any) -> None:
+    raise TypeError("expected a kernel that has been compiled")
+
+
 class Kernel:
     """A function compiled at its first call, once for each real type that its signature's ``T`` takes."""
 
@@ -88,33 +94,47 @@ class Kernel:
         functools.update_wrapper(self, function)
         self.signature = signature
         self.parallel = parallel
-        self._dispatcher = numba.njit(fastmath=FASTMATH, error_model="numpy", parallel=parallel)(function)
+        self._function = function
+        self._dispatcher: Any = _compiled_for_nothing
         self._compiled: set[np.dtype] = set()
         # The position of the argument whose dtype tells what T is.
         arguments = signature[signature.index("(") + 1 :].split(",")
         self._tells_type = next((i for i, a in enumerate(arguments) if a.strip().startswith("T[")), None)
 
     def __call__(self, *arguments: Any) -> Any:
-        dtype = np.dtype(np.float32) if self._tells_type is None else arguments[self._tells_type].dtype
-        if dtype not in self._compiled:
-            self.compile(dtype)
+        try:
+            return self._dispatcher(*arguments)
+        except TypeError:
+            dtype = np.dtype(np.float32) if self._tells_type is None else arguments[self._tells_type].dtype
+            if dtype in self._compiled:
+                raise
+        self.compile(dtype)
         return self._dispatcher(*arguments)
 
     def compile(self, dtype: np.dtype) -> None:
         """Compile for one real type, or load what an earlier process compiled."""
         if not self._compiled:
-            # Numba asks for its cache folder once, here; a user's own numba code keeps its own setting.
-            previous, numba.config.CACHE_DIR = numba.config.CACHE_DIR, str(cache_directory())
-            try:
-                self._dispatcher.enable_caching()
-            finally:
-                numba.config.CACHE_DIR = previous
+            self._dispatcher = self._make_dispatcher()
         names = {"T": REAL_TYPES[np.dtype(dtype)], "i8": types.int64, "u8": types.uint64, "u1": types.uint8}
         names |= {"f8": types.float64, "bool_": types.boolean, "void": types.void}
         self._dispatcher.disable_compile(False)
         self._dispatcher.compile(eval(self.signature, {"__builtins__": {}}, names))
         self._dispatcher.disable_compile(True)
         self._compiled.add(np.dtype(dtype))
+
+    def _make_dispatcher(self) -> Any:
+        function = self._function
+        if self.parallel:
+            _launch_threads()  # what they are called by must be known before code that calls them is loaded
+            function = cut_loops(function, worker)
+        dispatcher = numba.njit(fastmath=FASTMATH, error_model="numpy", nogil=True, no_cfunc_wrapper=True)(function)
+        # Numba asks for its cache folder once, here; a user's own numba code keeps its own setting.
+        previous, numba.config.CACHE_DIR = numba.config.CACHE_DIR, str(cache_directory())
+        try:
+            dispatcher.enable_caching()
+        finally:
+            numba.config.CACHE_DIR = previous
+        return dispatcher
 
 
 def kernel(signature: str, parallel: bool = False) -> Callable[[Callable], Kernel]:

@@ -7,7 +7,7 @@ from cnnzoo.kernels.batch_norm import block_statistics
 from cnnzoo.kernels.blocks import block_count
 from cnnzoo.kernels.compile import kernel, worker
 from cnnzoo.kernels.convolution import GRADIENT_RELU, PLAIN, SCALE_SHIFT_RELU
-from cnnzoo.kernels.gemm import multiply_block, pack_rows, pack_taps, pack_tasks
+from cnnzoo.kernels.gemm import multiply_block, pack_columns, pack_rows, pack_taps, pack_tasks
 from cnnzoo.kernels.simd import add, lanes, load, multiply_add, pointer, positive_part, store, where_positive
 from cnnzoo.kernels.vectors import copy_run, panel_width, zero_run
 
@@ -111,7 +111,7 @@ def is_pixel_matrix_product(g, itemsize, ldx, kind):
 
 @worker
 def _correlate_block(
-    g, block, column, columns, x, ldx, panels, kind, coefficients, z, ldz,
+    g, block, column, columns, x, ldx, w, taps, transposed, panels, kind, coefficients, z, ldz,
     y, ldy, accumulate, bias, statistics, scratch, scratch_at,
 ):  # fmt: skip
     first = block * g[ROWS]
@@ -130,12 +130,18 @@ def _correlate_block(
     in_place = is_pixel_matrix_product(g, x.itemsize, ldx, kind)
     for k in range(0, depth, max(1, segment)):
         d = min(segment, depth - k)
-        panels_at, panel_stride = column * depth + k * width, depth * width
+        b, panels_at, panel_stride = panels, column * depth + k * width, depth * width
+        if panels.size == 0:
+            b, panels_at, panel_stride = scratch, scratch_at + ROW_BLOCK * (ld + gathered_ld(columns)), d * width
+            if transposed:
+                pack_columns(d, columns, w, taps[0] + column * depth + k, depth, b, panels_at, panel_stride)
+            else:
+                pack_rows(d, columns, w, taps[0] + k * g[COLUMNS] + column, g[COLUMNS], b, panels_at, panel_stride)
         a, a_at, lda = x, first * ldx + k, ldx
         if not in_place:
             gather_block(g, first, count, k, k + d, x, ldx, kind, coefficients, z, ldz, scratch, scratch_at, ld)
             a, a_at, lda = scratch, scratch_at, ld
-        multiply_block(count, columns, d, a, a_at, lda, 1, panels, panels_at, panel_stride, out, out_at, ldo, add)
+        multiply_block(count, columns, d, a, a_at, lda, 1, b, panels_at, panel_stride, out, out_at, ldo, add)
         add = True
     if not direct:
         _scatter_block(g, first, count, column, columns, out, out_at, ldo, y, ldy, accumulate)
@@ -161,7 +167,8 @@ def correlate(
     """y (+)= the correlation of prologue(x) with the weights, at the grid positions of geometry `g`; see above.
 
     Tap t of the weights begins at ``w[taps[t]]``: a matrix [channels, columns], or [columns, channels] if `transposed`.
-    All are packed into `panels` first, in tasks of their own.
+    All are packed into `panels` first, in tasks of their own. If `panels` is empty, each task packs what it multiplies
+    of the only tap: where few tasks share a panel, it costs less than to get it from another core.
 
     Tasks are blocks of ROWS positions by `group` columns, a multiple of the panel width. `bias` and
     `statistics` may be empty; the latter are [blocks][mean, M2][columns]. `scratch` holds `scratch_stride` elements a
@@ -169,14 +176,15 @@ def correlate(
     """
     blocks = block_count(g[IMAGES] * g[GRID_HEIGHT] * g[GRID_WIDTH], g[ROWS])
     groups = block_count(g[COLUMNS], group)
-    for item in prange(pack_tasks(g[TAPS], g[CHANNELS])):
+    for item in prange(pack_tasks(g[TAPS], g[CHANNELS], g[COLUMNS]) if panels.size > 0 else 0):
         pack_taps(np.int64(item), w, taps, g[CHANNELS], g[COLUMNS], transposed, panels)
     for item in prange(blocks * groups):
         # Neighboring tasks differ in their rows: a short last block then falls to all threads alike.
         block, column = np.int64(item) % blocks, np.int64(item) // blocks * group
         _correlate_block(
-            g, block, column, min(group, g[COLUMNS] - column), x, ldx, panels, kind, coefficients, z, ldz,
-            y, ldy, accumulate, bias, statistics, scratch, np.int64(get_thread_id()) * scratch_stride,
+            g, block, column, min(group, g[COLUMNS] - column), x, ldx, w, taps, transposed, panels,
+            kind, coefficients, z, ldz, y, ldy, accumulate, bias, statistics, scratch,
+            np.int64(get_thread_id()) * scratch_stride,
         )  # fmt: skip
 
 

@@ -71,8 +71,8 @@ def sum_rows(x, ldx, rows, channels, partials, y, accumulate):
         _sum_rows(x[first * ldx :], ldx, min(size, rows - first), channels, row(partials, channels, block, channels))
     for c in range(channels):
         total = np.float64(y[c]) if accumulate else 0.0
-        for block in range(blocks):
-            total += partials[block * channels + c]
+        for slot in range(blocks):
+            total += partials[slot * channels + c]
         y[c] = total
 
 

@@ -5,6 +5,7 @@ tile reads it contiguously. A and C are row-major with leading dimensions; A may
 large operands into blocks are those of the convolution: a matrix product is a 1x1 convolution of a pixel matrix.
 """
 
+from cnnzoo.kernels.blocks import block_count, block_rows
 from cnnzoo.kernels.compile import worker
 from cnnzoo.kernels.vectors import TILE_ROWS, TILE_VECTORS, VECTOR_BYTES, copy_run, multiply_tile, panel_width, zero_run
 
@@ -72,13 +73,10 @@ def pack_columns(depth, columns, b, b_at, ldb, panels, panels_at, panel_stride):
                     panel[k * width + lane] = 0
 
 
-PACK_DEPTH = 256  # rows of B that one task packs
-
-
 @worker
-def pack_tasks(tap_count, tap_depth):
+def pack_tasks(tap_count, tap_depth, columns):
     """How many tasks `pack_taps` has."""
-    return tap_count * ((tap_depth + PACK_DEPTH - 1) // PACK_DEPTH)
+    return tap_count * block_count(tap_depth, block_rows(columns))
 
 
 @worker
@@ -89,9 +87,10 @@ def pack_taps(task, w, taps, tap_depth, columns, transposed, panels):
     """
     width = panel_width(w)
     panel_stride = taps.size * tap_depth * width
-    t, piece = divmod(task, pack_tasks(1, tap_depth))
-    k = piece * PACK_DEPTH
-    count = min(PACK_DEPTH, tap_depth - k)
+    rows = block_rows(columns)
+    t, piece = divmod(task, block_count(tap_depth, rows))
+    k = piece * rows
+    count = min(rows, tap_depth - k)
     to = (t * tap_depth + k) * width
     if transposed:
         pack_columns(count, columns, w, taps[t] + k, tap_depth, panels, to, panel_stride)

@@ -29,6 +29,7 @@ from cnnzoo.kernels.gemm import packed_size
 from cnnzoo.kernels.vectors import TILE_VECTORS, VECTOR_BYTES
 
 MINIMUM_TASKS = 32  # work is cut into so many tasks where the shape allows, for machines of many cores
+PACKED_ALONE = 2  # so many blocks of positions pack the weights each for itself
 SLOT_BYTES = 1024 * 1024  # weight gradients up to this size are summed in slots
 WEIGHT_ROWS, WEIGHT_COLUMNS = 576, 512  # the largest block of a weight gradient that one task owns
 
@@ -48,7 +49,7 @@ class _Correlation:
     positions, rows : int
         Positions computed, and those of one block.
     panels : int
-        Elements of the packed weights.
+        Elements of the packed weights; 0 where each task packs its own.
     group : int
         Columns a task takes: all, unless there are too few blocks of positions.
     scratch : int
@@ -74,7 +75,10 @@ class _Correlation:
         offsets = [offset for row, column, _ in taps for offset in (row, column)]
         width = TILE_VECTORS * VECTOR_BYTES // itemsize
         panels = block_count(columns, width)
-        groups = min(panels, block_count(MINIMUM_TASKS, max(1, block_count(positions, rows))))
+        blocks = max(1, block_count(positions, rows))
+        packs_alone = len(taps) == 1 and blocks <= PACKED_ALONE
+        groups = min(panels, block_count(MINIMUM_TASKS, blocks))
+        group = block_count(panels, groups) * width
         segment = block_count(depth, max(1, block_count(depth, DEPTH_BLOCK)))
         return _Correlation(
             geometry=np.array(fields + offsets, np.int64),
@@ -83,9 +87,9 @@ class _Correlation:
             columns=columns,
             positions=positions,
             rows=rows,
-            panels=packed_size(depth, columns, itemsize),
-            group=block_count(panels, groups) * width,
-            scratch=ROW_BLOCK * (_gathered_ld(segment) + _gathered_ld(columns)),
+            panels=0 if packs_alone else packed_size(depth, columns, itemsize),
+            group=group,
+            scratch=ROW_BLOCK * (_gathered_ld(segment) + _gathered_ld(columns)) + packs_alone * segment * group,
         )
 
 
@@ -196,7 +200,7 @@ class Im2col:
     def weight_gradient(self, x, ldx, dy, lddy, dw, scratch, x_prologue=None, dy_prologue=None, accumulate=False):
         """dw (+)= the adjoint of `forward` in w, from x_prologue(x) and dy_prologue(dy)."""
         on_x, on_dy = x_prologue or self._plain, dy_prologue or self._plain
-        slot_sums, per_thread = scratch[: self._slot_size], scratch[self._slot_size :]
+        slot_sums, per_thread = self._split(scratch, self._slot_size)
         correlate_weights(
             self._forward.geometry, x, ldx, on_x.kind, on_x.coefficients, dy, lddy, *on_dy, dw, accumulate,
             self._row_block, self._column_block, self._slots, slot_sums, per_thread, self._weight_scratch,
@@ -207,12 +211,16 @@ class Im2col:
     def _correlate(
         self, c: _Correlation, transposed, x, ldx, w, y, ldy, scratch, prologue, accumulate, bias, statistics
     ):
-        panels, per_thread = scratch[: c.panels], scratch[c.panels :]
+        panels, per_thread = self._split(scratch, c.panels)
         statistics = self._nothing if statistics is None else statistics
         correlate(
             c.geometry, x, ldx, *(prologue or self._plain), w, c.taps, transposed, panels, c.group,
             y, ldy, accumulate, bias, statistics, per_thread, c.scratch,
         )  # fmt: skip
+
+    def _split(self, scratch: np.ndarray, shared: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return the part that all threads share and the rest; views take time that the smallest products notice."""
+        return (scratch[:shared], scratch[shared:]) if shared else (self._nothing, scratch)
 
     def _plan_weight_gradient(self) -> None:
         rows, columns = self._forward.depth, self.shape.out_channels

@@ -27,7 +27,7 @@ def multiply(rows, columns, depth, a, a_row, a_step, panels, c, ldc, add):
 
 @kernel("void(T[::1], i8[::1], i8, i8, bool_, T[::1])")
 def pack(w, taps, tap_depth, columns, transposed, panels):
-    for task in range(pack_tasks(taps.size, tap_depth)):
+    for task in range(pack_tasks(taps.size, tap_depth, columns)):
         pack_taps(task, w, taps, tap_depth, columns, transposed, panels)
 
 

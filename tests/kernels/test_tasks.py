@@ -1,0 +1,105 @@
+"""Loops cut out of kernels: each task runs once, alone or shared, with denormal numbers taken as zero."""
+
+import os
+import platform
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from numba import get_thread_id, prange
+
+from cnnzoo.kernels.compile import kernel
+
+DTYPES = [np.float32, np.float64]
+FLUSHES = platform.machine().lower() in ("x86_64", "amd64", "aarch64", "arm64")
+
+
+@kernel("void(i8, T[::1], T[::1], T[::1], T[::1])", parallel=True)
+def two_loops(count, x, visits, shares, y):
+    """The second loop reads what the first wrote, and a value from before both."""
+    factor = 2 * count
+    for task in prange(count):
+        value = x[task]
+        visits[task] += 1
+        shares[task] = get_thread_id()
+        y[task] = factor * value
+    for task in prange(count):
+        value = y[task] + 1
+        y[task] = value
+
+
+@kernel("void(T[::1], T[::1])", parallel=True)
+def sum_over_a_loop(x, y):
+    total = x[0]
+    for task in prange(x.size):
+        total += x[task]
+    y[0] = total
+
+
+@kernel("void(T[::1], f8, T[::1])", parallel=True)
+def scale(x, factor, y):
+    real = x.dtype.type(factor)
+    for task in prange(x.size):
+        y[task] = x[task] * real
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("count", [0, 1, 2, 3, 100])
+def test_each_task_runs_once(dtype, count):
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal(count + 1).astype(dtype)
+    visits, shares, y = (np.zeros(count + 1, dtype) for _ in range(3))
+    two_loops(count, x, visits, shares, y)
+    assert visits.tolist() == [1] * count + [0]
+    np.testing.assert_array_equal(y[:count], 2 * count * x[:count] + 1)
+    # Shares are consecutive ranges, numbered from 0.
+    assert np.all(np.diff(shares[:count]) >= 0)
+    assert set(shares) <= set(range(os.cpu_count()))
+
+
+def test_a_sum_over_a_loop_is_refused():
+    with pytest.raises(
+        SyntaxError, match=r"sum_over_a_loop: expected .* names of its own, got one that sets \['total'\]"
+    ):
+        sum_over_a_loop(np.ones(5), np.ones(1))
+
+
+@pytest.mark.skipif(not FLUSHES, reason="denormal numbers are flushed on x86-64 and 64-bit ARM alone")
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("count", [1, 100])
+def test_denormal_numbers_are_zero_in_tasks_and_nowhere_else(dtype, count):
+    smallest = np.finfo(dtype).tiny  # the smallest normal number
+    y = np.ones(count, dtype)
+    scale(np.full(count, smallest / 2, dtype), 1.0, y)
+    assert not y.any(), "denormal operands count as zero"
+    scale(np.full(count, smallest, dtype), 0.5, y)
+    assert not y.any(), "denormal results are zero"
+    scale(np.full(count, smallest, dtype), 2.0, y)
+    np.testing.assert_array_equal(y, np.full(count, 2 * smallest, dtype))
+    after = np.full(count, smallest, dtype) * dtype(0.5)
+    assert np.all(after > 0), "the caller's thread goes on as before"
+
+
+@pytest.mark.parametrize("layer", ["omp", "workqueue"])
+def test_threading_layers_agree(layer):
+    """Four threads of each kind of Numba's give the bits of one."""
+    code = """
+import sys, numpy as np, numba, cnnzoo
+def step():
+    net = cnnzoo.create_model("lenet5", seed=0)
+    images = np.random.default_rng(0).standard_normal((8, 1, 28, 28), dtype=np.float32)
+    loss, dlogits = cnnzoo.cross_entropy(net.forward(images, training=True), np.arange(8))
+    net.backward(dlogits)
+    return [loss, *(g.tobytes() for g in net.gradients().values())]
+shared = step()
+cnnzoo.set_num_threads(1)
+assert shared == step()
+print(numba.threading_layer())
+"""
+    environment = os.environ | {"NUMBA_THREADING_LAYER": layer, "NUMBA_NUM_THREADS": "4"}
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=False)
+    if "No threading layer could be loaded" in run.stderr:
+        pytest.skip(f"Numba has no layer {layer} here")
+    assert run.returncode == 0, run.stderr
+    assert run.stdout.split() == [layer]
