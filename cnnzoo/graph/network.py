@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 
 import numpy as np
 
-from cnnzoo.errors import ConfigError, ModelError, StateError, WeightsError
+from cnnzoo.errors import ConfigError, ModelError, StateError, WeightsMismatchError
 from cnnzoo.graph.initializers import random_key, stream
 from cnnzoo.graph.liveness import ALIGNMENT
 from cnnzoo.graph.operator import Operator, Parameter
@@ -253,27 +253,20 @@ class Network:
 
         Raises
         ------
-        WeightsError
+        WeightsMismatchError
             Names are missing or unexpected, or arrays are not of the shape or not of real numbers: all are listed, and
             nothing is changed.
         """
         arrays = {name: np.asarray(a) for name, a in mapping.items() if name.rpartition(".")[2] != _IGNORED}
         shapes = {name: slot.parameter.shape for name, slot in self._slots.items()}
         shapes |= {name: array.shape for name, array in self._buffers.items()}
-        problems = [f"{name} is missing" for name in shapes if name not in arrays]
-        problems += [f"{name} is unexpected" for name in arrays if name not in shapes]
-        problems += [
-            f"{name} has type {array.dtype}"
-            for name, array in arrays.items()
-            if name in shapes and array.dtype.kind not in "fiu"
-        ]
-        problems += [
-            f"{name} has shape {arrays[name].shape} instead of {shape}"
-            for name, shape in shapes.items()
-            if name in arrays and arrays[name].shape != shape
-        ]
-        if problems:
-            raise WeightsError(f"weights do not fit {self.name}: {'; '.join(problems)}")
+        missing = [name for name in shapes if name not in arrays]
+        unexpected = [name for name in arrays if name not in shapes]
+        known = {name: (arrays[name], shape) for name, shape in shapes.items() if name in arrays}
+        misshapen = {name: (array.shape, shape) for name, (array, shape) in known.items() if array.shape != shape}
+        mistyped = {name: str(array.dtype) for name, (array, _) in known.items() if array.dtype.kind not in "fiu"}
+        if missing or unexpected or misshapen or mistyped:
+            raise WeightsMismatchError(self.name, missing, unexpected, misshapen, mistyped)
         self.pack(arrays, self.parameter_arena)
         for name, buffer in self._buffers.items():
             buffer[:] = arrays[name]

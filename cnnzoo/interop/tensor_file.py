@@ -16,7 +16,7 @@ import numpy as np
 import safetensors
 
 from cnnzoo.atomic import write_atomically
-from cnnzoo.errors import WeightsError
+from cnnzoo.errors import WeightsError, list_names
 
 # Safetensors' names of the types that are read. NumPy has no bfloat16: it is the upper half of a float32.
 _DTYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2", "I64": "<i8"}
@@ -84,9 +84,10 @@ def read_tensors(path: str | os.PathLike[str]) -> tuple[dict[str, np.ndarray], d
     except safetensors.SafetensorError as error:
         raise WeightsError(f"{path}: expected a safetensors file, found {_describe(content, error)}") from error
     metadata = _check(path, content)
-    refused = [f"{name} of {tensor['dtype']}" for name, tensor in tensors if tensor["dtype"] not in _DTYPES]
+    refused = {name: tensor["dtype"] for name, tensor in tensors if tensor["dtype"] not in _DTYPES}
     if refused:
-        raise WeightsError(f"{path}: expected arrays of {', '.join(_DTYPES)}, found {', '.join(refused)}")
+        found = list_names(list(refused), {name: f"of {dtype}" for name, dtype in refused.items()})
+        raise WeightsError(f"{path}: expected arrays of {', '.join(_DTYPES)}, found {found}")
     return {name: _make_array(tensor) for name, tensor in tensors}, metadata
 
 

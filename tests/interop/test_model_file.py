@@ -58,7 +58,7 @@ def test_places_in_a_folder(tmp_path):
         ({"config": json.dumps({"model": "lenet5", "lr": -1})}, "lr: expected a number"),
         ({"config": json.dumps({"model": "lenet6"})}, "model: expected one of .*'lenet6'"),
         ({"config": json.dumps({"model": "alexnet"})}, "alexnet, images of 1x28x28: |weights do not fit alexnet"),
-        ({"classes": '["a", "b"]'}, "weights do not fit lenet5: fc3.weight has shape"),
+        ({"classes": '["a", "b"]'}, "weights do not fit lenet5: misshapen fc3.weight "),
     ],
 )
 def test_header_that_does_not_fit_is_one_line_that_names_the_file(tmp_path, changes, message):

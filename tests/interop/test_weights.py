@@ -144,8 +144,8 @@ def test_mismatch_lists_everything_and_changes_nothing(tmp_path, save):
     with pytest.raises(WeightsError) as raised:
         net.load_state_dict(load_weights(tmp_path / "w"))
     assert str(raised.value) == (
-        "weights do not fit lenet5: conv2.weight is missing; fc1.bias is missing; extra.weight is unexpected; "
-        "fc3.weight has shape (47, 84) instead of (10, 84)"
+        "weights do not fit lenet5: missing conv2.weight, fc1.bias; unexpected extra.weight; "
+        "misshapen fc3.weight (47, 84) instead of (10, 84)"
     )
     for name, array in net.state_dict().items():
         np.testing.assert_array_equal(array, before[name])

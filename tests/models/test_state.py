@@ -1,10 +1,12 @@
 """Weights in and out: `state_dict` and `load_state_dict`."""
 
+import pickle
+
 import numpy as np
 import pytest
 
 import cnnzoo
-from cnnzoo.errors import WeightsError
+from cnnzoo.errors import WeightsMismatchError
 from tests.graph.steps import assert_equal, make_batch, randomize, run_step
 
 
@@ -66,28 +68,55 @@ def test_all_that_does_not_fit_is_listed_and_nothing_changed(state):
     wrong["bn1.running_mean"] = np.zeros((64, 1), np.float32)
     wrong["layer2.0.downsample.1.bias"] = np.array(["text"] * 128)
     wrong["module.fc.weight"] = wrong["extra"] = np.zeros(3)
-    with pytest.raises(WeightsError) as caught:
+    with pytest.raises(WeightsMismatchError) as caught:
         net.load_state_dict(wrong)
-    head, _, problems = str(caught.value).partition(": ")
-    assert head == "weights do not fit resnet18"
-    assert sorted(problems.split("; ")) == [
-        "bn1.running_mean has shape (64, 1) instead of (64,)",
-        "conv1.weight is missing",
-        "extra is unexpected",
-        "fc.weight has shape (100, 512) instead of (10, 512)",
-        "layer2.0.downsample.1.bias has type <U4",
-        "layer4.1.bn2.running_var is missing",
-        "module.fc.weight is unexpected",
-    ]
+    assert str(caught.value) == (
+        "weights do not fit resnet18: missing conv1.weight, layer4.1.bn2.running_var; "
+        "unexpected module.fc.weight, extra; "
+        "misshapen fc.weight (100, 512) instead of (10, 512), bn1.running_mean (64, 1) instead of (64,); "
+        "not of real numbers layer2.0.downsample.1.bias <U4"
+    )
+    error = pickle.loads(pickle.dumps(caught.value))
+    assert error.missing == ["conv1.weight", "layer4.1.bn2.running_var"]
+    assert error.unexpected == ["module.fc.weight", "extra"]
+    assert error.misshapen == {"fc.weight": ((100, 512), (10, 512)), "bn1.running_mean": ((64, 1), (64,))}
+    assert error.mistyped == {"layer2.0.downsample.1.bias": "<U4"}
     assert_equal(net.state_dict(), before)
 
 
 def test_nothing_at_all_is_refused():
     net = cnnzoo.create_model("vgg16")
-    with pytest.raises(WeightsError, match=r"features\.0\.weight is missing; .*classifier\.6\.bias is missing$"):
+    features = "features.{0,2,5,7,10,12,14,17,19,21,24,26,28}.{weight,bias}"
+    with pytest.raises(WeightsMismatchError) as caught:
         net.load_state_dict({})
+    assert (
+        str(caught.value) == f"weights do not fit vgg16: missing 32: {features}, classifier.{{0,3,6}}.{{weight,bias}}"
+    )
+    assert caught.value.missing == list(net.state_dict())
 
 
-def test_another_models_weights_are_refused(state):
-    with pytest.raises(WeightsError, match=r"^weights do not fit vgg16: .*conv1\.weight is unexpected"):
-        cnnzoo.create_model("vgg16").load_state_dict(state)
+@pytest.mark.parametrize("name", cnnzoo.list_models())
+def test_another_models_weights_are_refused_in_one_line(state, name):
+    if name == "resnet18":
+        state = cnnzoo.create_model("densenet121").state_dict()
+    net = cnnzoo.create_model(name)
+    with pytest.raises(WeightsMismatchError) as caught:
+        net.load_state_dict(state)
+    message, names = str(caught.value), net.state_dict().keys()
+    assert len(message) < 1500
+    assert "\n" not in message
+    assert set(caught.value.missing) == names - state.keys()
+    assert set(caught.value.unexpected) == state.keys() - names
+
+
+def test_misshapen_weights_of_a_variant_are_folded():
+    state = cnnzoo.create_model("lenet5", image_shape=(3, 40, 40)).state_dict()
+    with pytest.raises(
+        WeightsMismatchError, match=r"misshapen conv1\.weight \(6, 3, 5, 5\) instead of \(6, 1, 5, 5\), fc1"
+    ):
+        cnnzoo.create_model("lenet5").load_state_dict(state)
+    state = cnnzoo.create_model("mobilenetv1", width_multiplier=0.5).state_dict()
+    message = r"misshapen 136 \(as conv1\.weight \(16, 3, 3, 3\) instead of \(32, 3, 3, 3\)\): {conv1,linear}\.weight, "
+    with pytest.raises(WeightsMismatchError, match=message) as caught:
+        cnnzoo.create_model("mobilenetv1").load_state_dict(state)
+    assert len(caught.value.misshapen) == 136
