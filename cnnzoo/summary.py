@@ -50,7 +50,7 @@ def summary(arguments: Sequence[str] | None) -> None:
     from cnnzoo.models import list_models
 
     if parsed.compare:
-        found = {name: _summarize(name, parsed) for name in list_models()}
+        found = {name: _summarize(name, parsed, lenient=True) for name in list_models()}
         plain = [{"model": name} | _to_plain(s, with_layers=False) for name, s in found.items()]
         print(json.dumps({"models": plain}) if parsed.json else _describe_all(found))
     else:
@@ -61,7 +61,9 @@ def summary(arguments: Sequence[str] | None) -> None:
 def _make_parser() -> Parser:
     parser = Parser(prog="cnnzoo summary", description=_DESCRIPTION, epilog=_EPILOG)
     parser.add_argument("--model", metavar="NAME", help="network to show")
-    parser.add_argument("--compare", action="store_true", help="one table of all networks")
+    parser.add_argument(
+        "--compare", action="store_true", help="one table of all networks, a setting applied to those that have it"
+    )
     parser.add_argument("--json", action="store_true", help="print as JSON, memory in bytes")
     add_setting(parser, "batch_size")
     parser.add_argument("--num-classes", metavar="N", type=int, default=10, help="classes (default: 10)")
@@ -80,16 +82,20 @@ def _read_shape(text: str) -> tuple[int, ...]:
     return tuple(map(int, text.split("x")))
 
 
-def _summarize(name: str, parsed: argparse.Namespace) -> "Summary":
+def _summarize(name: str, parsed: argparse.Namespace, lenient: bool = False) -> "Summary":
+    """Return a network's summary; settings that the network does not have are left out if `lenient`, or else refused."""
     from cnnzoo.graph.summary import summarize
-    from cnnzoo.models.registry import build_graph
+    from cnnzoo.models.registry import build_graph, get_model
 
     # One batch size for all, whatever their recipes say.
     said = {"batch_size": _BATCH_SIZE} | {key: value for key, value in vars(parsed).items() if key in list_settings()}
     config = RunConfig.from_dict(said | {"model": name})
-    graph = build_graph(
-        name, parsed.num_classes, image_shape=parsed.image_shape, dropout=config.dropout, **config.model_options
-    )
+    dropout, options = config.dropout, config.model_options
+    if lenient:
+        model = get_model(name)
+        dropout = dropout if model.dropout else None
+        options = {key: value for key, value in options.items() if key in model.options}
+    graph = build_graph(name, parsed.num_classes, image_shape=parsed.image_shape, dropout=dropout, **options)
     return summarize(graph, config.batch_size, config.dtype)
 
 

@@ -157,6 +157,14 @@ def test_recipes_are_valid(model, dataset):
         assert getattr(config, name) == value
 
 
+@pytest.mark.parametrize("model", MODEL_RECIPES)
+def test_recipe_of_the_synthetic_set_leaves_nothing_of_a_models_own(model):
+    settings, others = (RunConfig(model=name, dataset="synthetic").to_dict() for name in (model, "resnet18"))
+    assert settings["schedule"] == "cosine"
+    without_use = ("model", "step_size", "gamma")  # the last two are of another schedule
+    assert [name for name, value in settings.items() if value != others[name] and name not in without_use] == []
+
+
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_config_files_of_the_package(path):
     config = load_config(path)

@@ -151,6 +151,23 @@ def test_comparison(run):
     assert "batches of 1,000, float32" in output
 
 
+def test_comparison_applies_a_setting_where_there_is_one(run):
+    def parameters(*arguments):
+        code, output, errors = run("--compare", "--json", *arguments)
+        assert (code, errors) == (0, "")
+        return {one["model"]: one["parameters"] for one in json.loads(output)["models"]}
+
+    changed = parameters("--growth-rate", 12, "--width-multiplier", 0.5, "--dropout", 0.1)
+    expected = {
+        "densenet121": cnnzoo.create_model("densenet121", growth_rate=12).num_parameters,
+        "mobilenetv1": cnnzoo.create_model("mobilenetv1", width_multiplier=0.5).num_parameters,
+    }
+    assert changed == PARAMETERS | expected
+    code, _, errors = run("--compare", "--growth-rate", 0)
+    assert code == 2
+    assert "growth_rate: expected a whole number of 1 or more" in errors
+
+
 @pytest.mark.parametrize("arguments", [["--compare"], *(["--model", name] for name in cnnzoo.list_models())])
 def test_no_line_is_longer_than_100_columns(run, arguments):
     _, output, _ = run(*arguments, "--batch-size", 4096, "--num-classes", 1000)

@@ -18,6 +18,28 @@ def _check(logits, labels, label_smoothing):
         raise ConfigError(f"label_smoothing: expected a value from 0 to 1, got {label_smoothing}")
 
 
+def _forward(logits, labels, label_smoothing):
+    """Return the loss, and the numerators [N, classes] and denominators [N, 1] of the softmax, in float64."""
+    # Infinite logits give NaN, as in PyTorch, and no warning.
+    with np.errstate(invalid="ignore"):
+        shifted = logits.astype(np.float64)
+        shifted -= shifted.max(axis=1, keepdims=True)
+        exponentials = np.exp(shifted)
+        sums = exponentials.sum(axis=1, keepdims=True)
+        log_softmax = shifted - np.log(sums)
+        losses = -log_softmax[np.arange(len(labels)), labels]
+        if label_smoothing:
+            losses = (1 - label_smoothing) * losses - label_smoothing * log_softmax.mean(axis=1)
+    return float(losses.mean()), exponentials, sums
+
+
+def cross_entropy_loss(logits: np.ndarray, labels: np.ndarray, label_smoothing: float = 0.0) -> float:
+    """Return the loss of `cross_entropy` alone, with its arguments and errors."""
+    logits, labels = np.asarray(logits), np.asarray(labels)
+    _check(logits, labels, label_smoothing)
+    return _forward(logits, labels, label_smoothing)[0]
+
+
 def cross_entropy(logits: np.ndarray, labels: np.ndarray, label_smoothing: float = 0.0) -> tuple[float, np.ndarray]:
     """Return the softmax cross-entropy, mean over the batch, and its gradient with respect to the logits.
 
@@ -48,17 +70,7 @@ def cross_entropy(logits: np.ndarray, labels: np.ndarray, label_smoothing: float
     logits, labels = np.asarray(logits), np.asarray(labels)
     _check(logits, labels, label_smoothing)
     images, classes = logits.shape
-    picked = np.arange(images), labels
-    # Infinite logits give NaN, as in PyTorch, and no warning.
-    with np.errstate(invalid="ignore"):
-        shifted = logits.astype(np.float64)
-        shifted -= shifted.max(axis=1, keepdims=True)
-        exponentials = np.exp(shifted)
-        sums = exponentials.sum(axis=1, keepdims=True)
-        log_softmax = shifted - np.log(sums)
-        losses = -log_softmax[picked]
-        if label_smoothing:
-            losses = (1 - label_smoothing) * losses - label_smoothing * log_softmax.mean(axis=1)
+    loss, exponentials, sums = _forward(logits, labels, label_smoothing)
     dlogits = exponentials / sums - label_smoothing / classes
-    dlogits[picked] -= 1 - label_smoothing
-    return float(losses.mean()), (dlogits / images).astype(logits.dtype)
+    dlogits[np.arange(images), labels] -= 1 - label_smoothing
+    return loss, (dlogits / images).astype(logits.dtype)

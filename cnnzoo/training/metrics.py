@@ -9,7 +9,7 @@ import numpy as np
 
 from cnnzoo.data.batches import Batches
 from cnnzoo.graph.network import Network
-from cnnzoo.kernels.cross_entropy import cross_entropy
+from cnnzoo.kernels.cross_entropy import cross_entropy_loss
 
 _NORMAL_QUANTILE = 1.959963984540054  # 0.975: 95% of a normal distribution lie within so many deviations
 
@@ -144,7 +144,6 @@ def evaluate(net: Network, batches: Batches, on_batch: Callable[[Tally], None] =
     tally = Tally(net.num_classes)
     for images, labels in batches.epoch(0):
         logits = net.forward(images, training=False)
-        loss, _ = cross_entropy(logits, labels)
-        tally.add(loss, logits, labels)
+        tally.add(cross_entropy_loss(logits, labels), logits, labels)
         on_batch(tally)
     return tally.metrics

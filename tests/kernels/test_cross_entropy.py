@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cnnzoo.errors import ConfigError, ModelError
-from cnnzoo.kernels.cross_entropy import cross_entropy
+from cnnzoo.kernels.cross_entropy import cross_entropy, cross_entropy_loss
 from tests import reference
 from tests.gradients import numerical_gradient
 from tests.kernels.pixel_matrix import seeds
@@ -26,6 +26,7 @@ def test_loss_is_the_definition(images, classes, smoothing, seed):
     logits, labels = drawn(images, classes, seed)
     loss, dlogits = cross_entropy(logits, labels, smoothing)
     assert isinstance(loss, float)
+    assert cross_entropy_loss(logits, labels, smoothing) == loss
     assert loss == pytest.approx(reference.cross_entropy(logits, labels, smoothing), rel=1e-12, abs=1e-14)
     # Softmax and target both sum to 1.
     np.testing.assert_allclose(dlogits.sum(axis=1), 0, rtol=0, atol=1e-15)

@@ -59,6 +59,13 @@ def test_learns_a_few_pictures_by_heart(tmp_path):
     assert result["train_loss"] < 0.7  # log(10) = 2.3 by chance
 
 
+def test_lenet5_is_built_for_the_images_of_the_data_set(tmp_path):
+    """For 3x32x32 its first convolution and its first fully connected layer have more weights than for 1x28x28."""
+    result = _train_synthetic(tmp_path, "--model", "lenet5", "--limit-train", 2000, "--epochs", 3)
+    assert result["parameters"] == 61_706 + 2 * 6 * 5 * 5 + 16 * (6 * 6 - 5 * 5) * 120
+    assert result["train_accuracy"] > 0.25  # 0.1 by chance
+
+
 def test_starts_from_weights(tmp_path):
     arguments = ("--model", "vgg16_bn", "--limit-train", 16, "--batch-size", 16, "--epochs", 1)
     first = _train_synthetic(tmp_path, *arguments)
