@@ -83,7 +83,7 @@ def _read_shape(text: str) -> tuple[int, ...]:
 
 
 def _summarize(name: str, parsed: argparse.Namespace, lenient: bool = False) -> "Summary":
-    """Return a network's summary; settings that the network does not have are left out if `lenient`, or else refused."""
+    """Return a network's summary; a setting that the network does not have is left out if `lenient`, else refused."""
     from cnnzoo.graph.summary import summarize
     from cnnzoo.models.registry import build_graph, get_model
 
