@@ -27,8 +27,8 @@ def sum_squares(x, partials):
         first = np.int64(block) * BLOCK_ELEMENTS
         partials[block] = _sum_squares(x[first : min(first + BLOCK_ELEMENTS, x.size)])
     total = 0.0
-    for block in range(blocks):
-        total += partials[block]
+    for k in range(blocks):
+        total += partials[k]
     return total
 
 
