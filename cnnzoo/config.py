@@ -73,11 +73,20 @@ class RunConfig:
     normalization: str | None = _setting(
         "data", "statistics to normalize by, as imagenet; none: the data set's own", None
     )
-    augmentation: bool = _setting("data", "random crops and flips of the training images", True)
+    augmentation: bool = _setting("data", "change training images at random, as the settings below say", True)
     crop_padding: int = _setting(
         "data", "zeros around an image before its random crop, in pixels", 4, minimum=0, below=1024
     )
     flip: bool = _setting("data", "mirror half of the training images", True)
+    cutout: int = _setting(
+        "data", "side of the square that is cut out of an image, in pixels", 0, minimum=0, below=1024
+    )
+    color_jitter: float = _setting(
+        "data", "largest change of brightness, contrast and saturation, as a share", 0.0, minimum=0, below=1
+    )
+    mixup: float = _setting(
+        "data", "mix images and labels in pairs, by shares from Beta(mixup, mixup)", 0.0, minimum=0, below=2
+    )
 
     batch_size: int = _setting("optimization", "images a batch", 128, minimum=1, below=2**31)
     accumulation: int = _setting(

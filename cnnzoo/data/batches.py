@@ -2,40 +2,17 @@
 
 import operator
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import DTypeLike
 
+from cnnzoo.data.augmentation import Augmentation, cut_out, draw_crop_flip, draw_mixup, jitter_colors, mix_labels
 from cnnzoo.data.dataset import Split
 from cnnzoo.errors import ConfigError
-from cnnzoo.hashing import draw_bits, permutation, stream_key
+from cnnzoo.hashing import permutation, stream_key
 from cnnzoo.kernels.augment import crop_flip_normalize
 
-# Keys of the two uses of one seed, so that the order of an epoch and its crops share no draws.
-_ORDER, _AUGMENT = 1, 2
-
-
-@dataclass(frozen=True, kw_only=True)
-class Augmentation:
-    """Random crop and horizontal flip (He et al. 2016, "Deep residual learning", section 4.2).
-
-    Attributes
-    ----------
-    crop_padding : int
-        Zeros put around the raw picture, in pixels, before a crop of the picture's own size is taken anywhere in it.
-        The border is black before normalization, so a padded pixel of channel c is -mean[c] / std[c] after it, as with
-        torchvision's RandomCrop followed by Normalize. 0: no crop.
-    flip : bool
-        Mirror every picture left to right with probability 1/2.
-    """
-
-    crop_padding: int = 4
-    flip: bool = True
-
-    def __post_init__(self) -> None:
-        if self.crop_padding < 0:
-            raise ConfigError(f"crop_padding: expected 0 or more pixels, got {self.crop_padding}")
+_ORDER = 1  # key of this use of the seed; see `cnnzoo.data.augmentation` for the others
 
 
 class Batches:
@@ -60,6 +37,8 @@ class Batches:
         False: the order of `indices`, and a lone last image is kept.
     augmentation : Augmentation or None
         Its draws depend on the seed, the epoch and the image's index in the split, never on the batch it is in.
+    num_classes : int or None
+        Needed for mixup, whose labels are probabilities of the classes.
     dtype : float32 or float64
 
     Raises
@@ -79,6 +58,7 @@ class Batches:
         seed: int = 0,
         shuffle: bool = True,
         augmentation: Augmentation | None = None,
+        num_classes: int | None = None,
         dtype: DTypeLike = "float32",
     ) -> None:
         self.split = split
@@ -87,11 +67,15 @@ class Batches:
         self.seed = operator.index(seed)
         self.shuffle = shuffle
         self.augmentation = augmentation
+        self._num_classes = num_classes
+        self._mean, self._std = tuple(mean), tuple(std)
         self.dtype = np.dtype(dtype)
         if self.batch_size < 1:
             raise ConfigError(f"batch_size: expected 1 or more, got {batch_size}")
         if self.dtype not in (np.dtype(np.float32), np.dtype(np.float64)):
             raise ConfigError(f"dtype: expected float32 or float64, got {self.dtype}")
+        if augmentation is not None and augmentation.mixup and num_classes is None:
+            raise ConfigError("num_classes: expected a number, which mixup needs, got none")
         self._table = _normalization_table(mean, std, split.images.shape[1]).astype(self.dtype).reshape(-1)
         # Kernels take writable contiguous buffers; a split that is neither is copied once.
         self._images = np.require(split.images, requirements=["C", "W"]).reshape(-1)
@@ -134,7 +118,8 @@ class Batches:
         -------
         images : float[n, C, H, W]
             Normalized; the caller's to keep.
-        labels : int64[n]
+        labels : int64[n], or with mixup float[n, num_classes]
+            Classes, or how probable each of them is.
 
         Raises
         ------
@@ -144,30 +129,35 @@ class Batches:
         if epoch < 0 or not 0 <= index < self.num_batches:
             raise IndexError(f"epoch {epoch}, batch {index}: an epoch has batches 0 to {self.num_batches - 1}")
         chosen = self.order(epoch)[index * self.batch_size : (index + 1) * self.batch_size]
-        _, channels, height, width = self.split.images.shape
-        images = np.empty((len(chosen), channels, height, width), self.dtype)
-        top, left, flip = self._draws(epoch, chosen)
-        flat = images.reshape(-1)
-        crop_flip_normalize(self._images, chosen, top, left, flip, self._table, channels, height, width, flat)
-        return images, self.split.labels[chosen]
+        images, labels = self._load(epoch, chosen), self.split.labels[chosen]
+        if self.augmentation is None or not self.augmentation.mixup:
+            return images, labels
+        partners, weights = draw_mixup(self.augmentation.mixup, self.seed, epoch, chosen, self.indices)
+        assert self._num_classes is not None
+        targets = mix_labels(labels, self.split.labels[partners], weights, self._num_classes).astype(self.dtype)
+        shares = weights.astype(self.dtype)[:, None, None, None]
+        images *= shares
+        images += (1 - shares) * self._load(epoch, partners)
+        return images, targets
 
     def epoch(self, epoch: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Iterate over the batches of an epoch."""
         return (self.extract_batch(epoch, index) for index in range(self.num_batches))
 
-    def _draws(self, epoch: int, chosen: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Return each image's crop origin (top, left: int64[n]) and whether it is mirrored (uint8[n])."""
-        n = len(chosen)
-        if self.augmentation is None:
-            return np.zeros(n, np.int64), np.zeros(n, np.int64), np.zeros(n, np.uint8)
-        padding = self.augmentation.crop_padding
-        places = np.uint64(2 * padding + 1)
-        bits = draw_bits(stream_key(self.seed, epoch, _AUGMENT), chosen)
-        # 31 bits, 32 bits and one; the remainder's bias is below 1e-8 for any padding in use.
-        top = (bits >> np.uint64(33)) % places
-        left = (bits >> np.uint64(1) & np.uint64(0xFFFFFFFF)) % places
-        flip = bits & np.uint64(self.augmentation.flip)
-        return top.astype(np.int64) - padding, left.astype(np.int64) - padding, flip.astype(np.uint8)
+    def _load(self, epoch: int, chosen: np.ndarray) -> np.ndarray:
+        """Return images by their indices, augmented all but for mixup, and normalized."""
+        _, channels, height, width = self.split.images.shape
+        images = np.empty((len(chosen), channels, height, width), self.dtype)
+        top, left, flip = draw_crop_flip(self.augmentation, self.seed, epoch, chosen)
+        flat = images.reshape(-1)
+        crop_flip_normalize(self._images, chosen, top, left, flip, self._table, channels, height, width, flat)
+        if self.augmentation is not None:
+            draws = self.seed, epoch, chosen
+            if self.augmentation.color_jitter:
+                jitter_colors(images, self.augmentation.color_jitter, *draws, self._mean, self._std)
+            if self.augmentation.cutout:
+                cut_out(images, self.augmentation.cutout, *draws)
+        return images
 
 
 def _normalization_table(mean: Sequence[float], std: Sequence[float], channels: int) -> np.ndarray:

@@ -20,7 +20,7 @@ class EpochRecord:
         Learning rate of its first step.
     train_loss, train_accuracy : float
         Means over the epoch, taken while the weights changed: in training mode, on augmented images, with the run's
-        label smoothing.
+        label smoothing. With mixup, the label of the larger share is the one to be recognized.
     validation_loss, validation_accuracy : float or None
         On the images held out, after the epoch, in inference mode, without label smoothing. None where none are.
     largest_gradient_norm : float

@@ -100,7 +100,12 @@ class Tally:
         self._confusion = np.zeros((num_classes, num_classes), np.int64)
 
     def add(self, loss: float, logits: np.ndarray, labels: np.ndarray) -> None:
-        """Count a batch: its mean loss, logits float[n, classes], labels int64[n]."""
+        """Count a batch: its mean loss, logits float[n, classes], labels int64[n].
+
+        Of labels that are probabilities, float[n, classes], the most probable class counts.
+        """
+        if labels.ndim == 2:
+            labels = labels.argmax(axis=1)
         self.images += len(labels)
         self._loss += loss * len(labels)
         ranking = np.argsort(-logits, axis=1, kind="stable")[:, :5]

@@ -24,11 +24,25 @@ def make_batches(config: RunConfig, dataset: Dataset) -> RunBatches:
         More images are to be held out than there are.
     """
     statistics: dict[str, Any] = {"mean": dataset.mean, "std": dataset.std, "dtype": config.dtype}
-    augmentation = Augmentation(crop_padding=config.crop_padding, flip=config.flip) if config.augmentation else None
+    augmentation = None
+    if config.augmentation:
+        augmentation = Augmentation(
+            crop_padding=config.crop_padding,
+            flip=config.flip,
+            cutout=config.cutout,
+            color_jitter=config.color_jitter,
+            mixup=config.mixup,
+        )
     held_out = count_held_out(config.validation, len(dataset.train))
     kept, held = hold_out(dataset.train.labels, held_out, config.seed)
     train = Batches(
-        dataset.train, config.batch_size, indices=kept, seed=config.seed, augmentation=augmentation, **statistics
+        dataset.train,
+        config.batch_size,
+        indices=kept,
+        seed=config.seed,
+        augmentation=augmentation,
+        num_classes=dataset.num_classes,
+        **statistics,
     )
     validation = None
     if held_out:

@@ -53,6 +53,44 @@ def test_equals_pytorch(smoothing):
     np.testing.assert_allclose(dlogits, given_logits.grad.numpy(), rtol=0, atol=1e-16)
 
 
+@given(images=st.integers(1, 20), classes=st.integers(1, 50), smoothing=smoothings, seed=seeds)
+def test_certain_probabilities_are_labels(images, classes, smoothing, seed):
+    logits, labels = drawn(images, classes, seed)
+    loss, dlogits = cross_entropy(logits, labels, smoothing)
+    soft_loss, soft_dlogits = cross_entropy(logits, np.eye(classes)[labels], smoothing)
+    assert soft_loss == loss
+    np.testing.assert_array_equal(soft_dlogits, dlogits)
+
+
+@settings(max_examples=30)
+@given(images=st.integers(1, 4), classes=st.integers(1, 8), smoothing=smoothings, seed=seeds)
+def test_gradient_of_probabilities_by_central_differences(images, classes, smoothing, seed):
+    logits, _ = drawn(images, classes, seed)
+    targets = np.random.default_rng(seed).dirichlet(np.ones(classes), images)
+    _, dlogits = cross_entropy(logits, targets, smoothing)
+    numerical = numerical_gradient(lambda: cross_entropy(logits, targets, smoothing)[0], logits)
+    np.testing.assert_allclose(dlogits, numerical, rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_probabilities_equal_pytorch(smoothing):
+    torch = pytest.importorskip("torch", reason="compares with PyTorch")
+    logits, _ = drawn(32, 10, 0)
+    targets = np.random.default_rng(1).dirichlet(np.ones(10), 32)
+    given_logits = torch.tensor(logits, requires_grad=True)
+    expected = torch.nn.functional.cross_entropy(given_logits, torch.tensor(targets), label_smoothing=smoothing)
+    expected.backward()
+    loss, dlogits = cross_entropy(logits, targets, smoothing)
+    assert loss == pytest.approx(expected.item(), rel=1e-14)
+    np.testing.assert_allclose(dlogits, given_logits.grad.numpy(), rtol=0, atol=1e-16)
+
+
+@pytest.mark.parametrize("row", [[0.5, 0.6], [1.5, -0.5], [0.0, 0.0], [math.nan, 1.0]])
+def test_probabilities_that_are_none(row):
+    with pytest.raises(ModelError, match="expected probabilities that add up to 1"):
+        cross_entropy(np.zeros((1, 2)), np.array([row]))
+
+
 def test_float32_is_rounded_once():
     logits, labels = drawn(32, 10, 1)
     logits = logits.astype(np.float32)
@@ -91,6 +129,7 @@ LOGITS, LABELS = np.zeros((3, 4)), np.array([0, 3, 1])
         (LOGITS.astype(int), LABELS, r"logits: expected float32 or float64 .* got int64 \[3, 4\]"),
         (LOGITS, LABELS[:2], r"labels: expected 3 integers, got int64 \[2\]"),
         (LOGITS, LABELS.astype(float), r"labels: expected 3 integers, got float64 \[3\]"),
+        (LOGITS, np.zeros((3, 5)), r"labels: expected probabilities \[3, 4\], got float64 \[3, 5\]"),
         (LOGITS, np.array([0, 4, 1]), "labels: expected values from 0 to 3, got 0 to 4"),
         (LOGITS, np.array([0, -1, 1]), "labels: expected values from 0 to 3, got -1 to 1"),
     ],

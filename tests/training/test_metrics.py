@@ -42,6 +42,12 @@ def test_first_of_equal_logits_counts():
     np.testing.assert_array_equal(tally.metrics.confusion[:, 0], np.ones(7))
 
 
+def test_of_mixed_labels_the_larger_share_counts():
+    tally = Tally(3)
+    tally.add(1.0, np.array([[0.0, 1.0, 0.0], [0.0, 0.0, 1.0]]), np.array([[0.4, 0.6, 0.0], [0.7, 0.0, 0.3]]))
+    np.testing.assert_array_equal(tally.metrics.confusion, [[0, 0, 1], [0, 1, 0], [0, 0, 0]])
+
+
 def test_metrics_as_json():
     metrics = Metrics(loss=0.5, confusion=np.array([[45, 5], [7, 43]]), top5_accuracy=1.0)
     plain = json.loads(json.dumps(metrics.to_dict(("cat", "dog"))))

@@ -9,6 +9,7 @@ import pytest
 import safetensors
 
 from cnnzoo.config import RunConfig
+from cnnzoo.data import Augmentation
 from cnnzoo.errors import CnnzooError, ConfigError, DataError, StateError, WeightsError
 from cnnzoo.interop import load_weights, save_hex_weights, save_weights
 from cnnzoo.training import trainer as trainer_module
@@ -202,8 +203,13 @@ def test_synthetic_set_has_its_own_recipe(tmp_path, monkeypatch):
 
 def test_augmentation_can_be_off(make_config):
     assert Trainer(make_config(augmentation=False)).train_batches.augmentation is None
-    augmentation = Trainer(make_config(crop_padding=2, flip=False)).train_batches.augmentation
-    assert (augmentation.crop_padding, augmentation.flip) == (2, False)
+    settings = {"crop_padding": 2, "flip": False, "cutout": 8, "color_jitter": 0.25, "mixup": 0.5}
+    assert Trainer(make_config(**settings)).train_batches.augmentation == Augmentation(**settings)
+
+
+def test_trains_on_mixed_images(make_config):
+    history = Trainer(make_config(epochs=10, mixup=0.3, cutout=4, color_jitter=0.1)).fit()
+    assert history.epochs[-1].validation_loss < history.epochs[0].validation_loss
 
 
 @pytest.mark.parametrize("bad_step", [1, 3, 5])
