@@ -1,8 +1,8 @@
 """Safetensors files: a header in JSON and the bytes of arrays, with a checksum.
 
-What is written depends on the arrays and the metadata alone, to the byte. The metadata carry the SHA-256 of the file,
-taken with zeros in the checksum's own place; a file that says nothing of it, as those of other programs, is not
-checked.
+What is written depends on the arrays and the metadata alone, to the byte. The metadata say ``"checksum": "sha256"`` and
+carry the SHA-256 of the file, taken with zeros in its own place. A file with neither entry, as those of other programs,
+is not checked; one with one of them has lost the other.
 """
 
 import hashlib
@@ -21,7 +21,7 @@ from cnnzoo.errors import WeightsError, list_names
 # Safetensors' names of the types that are read. NumPy has no bfloat16: it is the upper half of a float32.
 _DTYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2", "I64": "<i8"}
 _NAMES = {np.dtype(dtype): name for name, dtype in _DTYPES.items() if name != "BF16"}
-_CHECKSUM = "sha256"
+_CHECKSUM, _DIGEST = "checksum", "sha256"
 _NO_DIGEST = "0" * 64
 _LONGEST_HEADER = 100_000_000  # safetensors' own limit
 
@@ -45,7 +45,7 @@ def write_tensors(
     OSError
         The file cannot be written; one of that name stays as it was.
     """
-    entries: dict[str, Any] = {"__metadata__": {_CHECKSUM: _NO_DIGEST} | dict(metadata or {})}
+    entries: dict[str, Any] = {"__metadata__": {_CHECKSUM: _DIGEST, _DIGEST: _NO_DIGEST} | dict(metadata or {})}
     data, offset = [], 0
     given = {name: np.asarray(array) for name, array in arrays.items()}
     for name, array in sorted(given.items(), key=lambda item: (-item[1].itemsize, item[0])):
@@ -115,8 +115,10 @@ def _check(path: Path, content: bytes) -> dict[str, str]:
     """Return the metadata, after comparing the checksum where there is one."""
     end = 8 + int.from_bytes(content[:8], "little")
     metadata = json.loads(content[8:end]).get("__metadata__", {})
-    expected = metadata.pop(_CHECKSUM, None)
-    if expected is not None:
+    method, expected = metadata.pop(_CHECKSUM, None), metadata.pop(_DIGEST, None)
+    if (method, expected) != (None, None):
+        if method != _DIGEST or expected is None:
+            raise WeightsError(f"{path}: expected a header with a SHA-256, found one that has lost it")
         digest = hashlib.sha256(content[:end].replace(expected.encode(), _NO_DIGEST.encode(), 1))
         digest.update(memoryview(content)[end:])
         if digest.hexdigest() != expected:

@@ -92,3 +92,18 @@ def start_linear_command(*arguments):
     """Start the train command in a process of its own, with softmax regression in the network's place."""
     command = [sys.executable, "-u", "-c", _LINEAR_COMMAND, "--model", "linear", *map(str, arguments)]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=_ROOT)
+
+
+def write_mnist(folder, train=1000, test=200, seed=0):
+    """Write small files in MNIST's layout, noisy copies of a picture for each class; return their folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    rng = np.random.default_rng(seed)
+    templates = rng.integers(0, 200, (10, 784), dtype=np.uint8)
+    for split, images in (("train", train), ("t10k", test)):
+        labels = rng.integers(0, 10, images, dtype=np.uint8)
+        pixels = templates[labels] + rng.integers(0, 56, (images, 784), dtype=np.uint8)
+        header = np.array([2051, images, 28, 28], ">u4").tobytes()
+        (folder / f"{split}-images-idx3-ubyte").write_bytes(header + pixels.tobytes())
+        header = np.array([2049, images], ">u4").tobytes()
+        (folder / f"{split}-labels-idx1-ubyte").write_bytes(header + labels.tobytes())
+    return folder
