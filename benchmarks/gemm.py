@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the checkout, for `benchmarks` and `tests`
 
 from benchmarks import harness
-from cnnzoo.command import run_command
+from cnnzoo.command import align, run_command
 from cnnzoo.errors import CnnzooError
 
 LARGEST_BYTES = 1e9
@@ -191,7 +191,7 @@ def run(arguments: Sequence[str] | None) -> None:
     _print(list(products), results)
     print(f"compiling, or loading from the cache: {compiling:.1f} s")
     if parsed.json:
-        machine = harness.describe_machine(parsed.threads)
+        machine = harness.describe(parsed.threads)
         harness.write_json(parsed.json, machine, {"compile_seconds": compiling, "products": results})
 
 
@@ -202,7 +202,7 @@ def _print(products: list[Product], results: list[dict[str, Any]]) -> None:
         rates = [f"{product.operations / medians[name] / 1e9:.1f}" for name in ("cnnzoo", "numpy")]
         times, milliseconds = sum(result["counts"].values()), f"{medians['cnnzoo'] * 1e3:.3f}"
         rows.append([str(product), str(times), milliseconds, *rates, f"{result['ratio']:.2f}"])
-    print(harness.table(rows))
+    print(*align(rows, left=1), sep="\n")
     ratios = [result["ratio"] for result in results]
     mean = math.exp(sum(map(math.log, ratios)) / len(ratios))
     print(f"ratio of the rates: geometric mean {mean:.2f}, least {min(ratios):.2f}, over {len(ratios)} products")

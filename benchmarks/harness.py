@@ -2,7 +2,6 @@
 
 import json
 import os
-import platform
 import shlex
 import statistics
 import subprocess
@@ -11,15 +10,14 @@ import time
 from argparse import ArgumentTypeError
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from cnnzoo.command import Parser
+from cnnzoo.threads import count_cores
 
 ROOT = Path(__file__).resolve().parent.parent
 PAUSE_SECONDS = 0.1
-PACKAGES = ("cnnzoo", "numpy", "numba", "llvmlite", "torch")
 
 
 def use_threads(count: int) -> None:
@@ -68,47 +66,16 @@ def median(times: list[float]) -> float:
     return statistics.median(times)
 
 
-def count_cores() -> int:
-    """Return how many cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def describe_machine(threads: int) -> dict[str, Any]:
+def describe(threads: int) -> dict[str, Any]:
     """Return what a result has to say of where, when and with what it was measured."""
-    from cnnzoo.kernels.compile import target
-    from cnnzoo.kernels.vectors import VECTOR_BYTES
+    from cnnzoo.machine import describe_machine
 
-    _, cpu, features = target()
-    return {
-        "cpu": _cpu_name(),
-        "cores": count_cores(),
+    return describe_machine() | {
         "threads": threads,
-        "compiled_for": cpu,
-        "features": [feature[1:] for feature in features.split(",") if feature.startswith("+")],
-        "vector_bytes": VECTOR_BYTES,
-        "system": f"{platform.system()} {platform.machine()}",
-        "python": platform.python_version(),
-        "versions": {name: found for name in PACKAGES if (found := _version(name))},
         "commit": _commit(),
         "date": datetime.now(UTC).strftime("%Y-%m-%d"),
         "command": shlex.join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]]),
     }
-
-
-def _cpu_name() -> str:
-    info = Path("/proc/cpuinfo")
-    if info.is_file():
-        for line in info.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor()
-
-
-def _version(name: str) -> str | None:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return None
 
 
 def _commit() -> str | None:
@@ -154,15 +121,3 @@ def one_of(choices: Sequence[str]) -> Callable[[str], list[str]]:
 def write_json(path: str, machine: dict[str, Any], results: Any) -> None:
     """Write a benchmark's results."""
     Path(path).write_text(json.dumps({"machine": machine, "results": results}, indent=1) + "\n")
-
-
-def table(rows: list[list[str]], left: int = 1) -> str:
-    """Return rows as aligned text, the first `left` columns to the left and the others to the right."""
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    return "\n".join(
-        "  ".join(
-            cell.ljust(width) if i < left else cell.rjust(width)
-            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in rows
-    )

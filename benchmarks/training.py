@@ -14,13 +14,16 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the checkout, for `benchmarks` and `tests`
 
 from benchmarks import harness
-from cnnzoo.command import run_command
+from cnnzoo.command import align, run_command
 from cnnzoo.errors import CnnzooError
+
+if TYPE_CHECKING:
+    from cnnzoo.graph.ledger import Ledger
 
 LR, MOMENTUM = 0.01, 0.9
 MODES = ("nchw", "channels_last", "compile")
@@ -89,12 +92,15 @@ def _batch(batch_size: int, image_shape: tuple[int, ...]):
     return images, rng.integers(0, 10, batch_size)
 
 
-def make_cnnzoo_step(model: str, batch_size: int, threads: int, name: str) -> tuple[Callable[[], float], int]:
+def make_cnnzoo_step(
+    model: str, batch_size: int, threads: int, name: str, ledger: "Ledger | None" = None
+) -> tuple[Callable[[], float], int]:
     """Return a function that makes a step and returns its loss, and the bytes resident after the imports."""
     from cnnzoo import SGD, create_model, cross_entropy
 
     baseline = _resident_bytes()
     net = create_model(model, seed=0)
+    net.ledger = ledger
     images, labels = _batch(batch_size, net.image_shape)
     optimizer = SGD(net, lr=LR, momentum=MOMENTUM)
 
@@ -132,6 +138,22 @@ def make_torch_step(model: str, batch_size: int, threads: int, name: str) -> tup
         return loss.item()
 
     return step, baseline
+
+
+def profile(model: str, batch_size: int, threads: int, rounds: int) -> dict[str, Any]:
+    """Print the ledger of a network's step, medians of `rounds` steps after two others, and return it."""
+    from cnnzoo.graph.ledger import Ledger
+    from cnnzoo.profiling import describe_ledger, ledger_to_plain
+
+    ledger = Ledger()
+    step, _ = make_cnnzoo_step(model, batch_size, threads, "cnnzoo", ledger)
+    for _ in range(2):
+        step()
+    ledger.clear()
+    seconds = harness.in_turns({model: step}, rounds, warm_up=False)[model]
+    print(f"{model}, batches of {batch_size}, {threads} threads: {harness.median(seconds):.3f} s a step")
+    print(*describe_ledger(ledger), sep="\n", end="\n\n")
+    return {"seconds": seconds} | ledger_to_plain(ledger)
 
 
 def _resident_bytes(peak: bool = False) -> int:
@@ -204,10 +226,20 @@ def run(arguments: Sequence[str] | None) -> None:
         "--modes", type=harness.one_of(MODES), default=list(MODES[:2]), metavar="NAMES",
         help=f"PyTorch's: {', '.join(MODES)} (default: {','.join(MODES[:2])})",
     )  # fmt: skip
+    parser.add_argument(
+        "--profile", action="store_true",
+        help="where a step's time goes, layer by layer, of cnnzoo alone; --json writes all rows",
+    )  # fmt: skip
     parsed = parser.parse(arguments)
+    models = list_models() if "all" in parsed.models else parsed.models
+    if parsed.profile:
+        harness.use_threads(parsed.threads)
+        results = {name: profile(name, parsed.batch_size, parsed.threads, parsed.rounds) for name in models}
+        if parsed.json:
+            harness.write_json(parsed.json, harness.describe(parsed.threads), results)
+        return
     from tqdm import tqdm
 
-    models = list_models() if "all" in parsed.models else parsed.models
     modes = parsed.modes if parsed.peer == "torch" else []
     columns = [
         "cnnzoo s",
@@ -219,10 +251,10 @@ def run(arguments: Sequence[str] | None) -> None:
     for model in tqdm(models, file=sys.stderr, disable=not sys.stderr.isatty()):
         results[model] = measure(model, modes, parsed.batch_size, parsed.threads, parsed.rounds)
         rows.append(_row(model, modes, results[model]))
-    print(harness.table(rows))
+    print(*align(rows, left=1), sep="\n")
     print("seconds a step, medians; ratio: PyTorch's / cnnzoo's; MB: peak above the imports; both beside the best mode")
     if parsed.json:
-        harness.write_json(parsed.json, harness.describe_machine(parsed.threads), results)
+        harness.write_json(parsed.json, harness.describe(parsed.threads), results)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -9,7 +9,7 @@ from cnnzoo.errors import ConfigError
 MOST_THREADS = 1024
 
 
-def _count_cores() -> int:
+def count_cores() -> int:
     """Return how many cores this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
@@ -37,7 +37,7 @@ def set_num_threads(n: int) -> None:
         raise ConfigError(f"threads: expected a whole number from 1 to {MOST_THREADS}, got {n!r}")
     if "numba" not in sys.modules:
         current = os.environ.get("NUMBA_NUM_THREADS", "")
-        largest = int(current) if current.isdecimal() else _count_cores()
+        largest = int(current) if current.isdecimal() else count_cores()
         os.environ["NUMBA_NUM_THREADS"] = str(max(n, largest))
     import numba
 

@@ -49,6 +49,8 @@ def train(arguments: Sequence[str] | None) -> None:
         if config.threads is not None:
             # Before numba is imported, with the trainer, so that they may be more than the cores.
             set_num_threads(config.threads)
+        from cnnzoo.graph.ledger import Ledger
+        from cnnzoo.profiling import describe_ledger, ledger_to_plain
         from cnnzoo.training.progress import Progress
         from cnnzoo.training.trainer import Trainer
 
@@ -58,13 +60,20 @@ def train(arguments: Sequence[str] | None) -> None:
             except FinishedError as error:
                 print(json.dumps({"folder": error.folder, "finished": True}) if parsed.json else error)
                 return
+            ledger = trainer.net.ledger = Ledger() if parsed.profile else None
             signals.stop = trainer.stop
             history = trainer.fit()
             signals.stop = None
     if history.test is None and signals.received is not None:
         raise Interrupt(_describe_interrupt(trainer, history), signals.received)
     result = _make_result(trainer, history)
-    print(json.dumps(result) if parsed.json else _describe_in_words(result))
+    if parsed.json:
+        result |= {"profile": ledger_to_plain(ledger)} if ledger else {}
+        print(json.dumps(result))
+    else:
+        print(_describe_in_words(result))
+        if ledger:
+            print("", *describe_ledger(ledger), sep="\n")
 
 
 def _make_parser() -> Parser:
@@ -76,6 +85,9 @@ def _make_parser() -> Parser:
         metavar="PATH|auto",
         help="go on with a checkpoint or a run's folder; auto: with the newest unfinished run of the model and the "
         "data set in the output folder, or with a new one",
+    )
+    parser.add_argument(
+        "--profile", action="store_true", help="show where a step's time goes, layer by layer; with --json, all rows"
     )
     parser.add_argument("--json", action="store_true", help="print the result as JSON, and all else to standard error")
     groups: dict[str, argparse._ArgumentGroup] = {}

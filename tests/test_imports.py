@@ -17,6 +17,7 @@ FLOORS = [
     {"errors"},
     {"atomic", "hashing", "threads", "recipes", "settings", "interrupts"},
     {"kernels"},
+    {"machine"},
     {"graph"},
     {"config"},
     {"models"},
@@ -24,6 +25,7 @@ FLOORS = [
     {"data"},
     {"training"},
     {"command"},
+    {"profiling"},
     set(VERBS) - {"data"},
     {"__init__", "__main__"},
 ]

@@ -8,6 +8,7 @@ import numpy as np
 
 from cnnzoo.errors import ConfigError, ModelError, StateError, WeightsMismatchError
 from cnnzoo.graph.initializers import random_key, stream
+from cnnzoo.graph.ledger import Ledger
 from cnnzoo.graph.liveness import ALIGNMENT
 from cnnzoo.graph.operator import Operator, Parameter
 from cnnzoo.graph.passes import DEFAULT_PASSES
@@ -53,6 +54,8 @@ class Network:
     parameter_arena, gradient_arena : ndarray of dtype, 1-d
         All parameters and their gradients in the kernels' layouts, in the order in which backward produces them.
         Between parameters may lie unused elements, which are zero in both.
+    ledger : Ledger or None
+        Takes the time of each layer's passes in training; None at first.
     random_step : int
         Counts the forward passes in training; each draws its own dropout masks. May be set, to repeat a pass.
     """
@@ -75,6 +78,7 @@ class Network:
         self.image_shape = (extent.channels, extent.height, extent.width)
         self.num_classes = graph.output.extent.size
         self.random_step = 0
+        self.ledger: Ledger | None = None
         self._slots: dict[str, _Slot] = {}
         self._buffers: dict[str, np.ndarray] = {}
         self._arrays: dict[Operator, OperatorArrays] = {}
@@ -122,7 +126,7 @@ class Network:
         images = self._checked(images)
         plan = self._load(images, training)
         step = self.random_step
-        plan.forward(lambda node: random_key(self.seed, step, node))
+        plan.forward(lambda node: random_key(self.seed, step, node), self.ledger if training else None)
         self._pending = plan if training else None
         self.random_step += training
         return plan.activation(self.graph.output).data.reshape(len(images), self.num_classes).copy()
@@ -156,7 +160,7 @@ class Network:
             raise ModelError(f"dlogits: expected a floating type, got {dlogits.dtype}")
         self._pending = None
         plan.gradient(self.graph.output).data[:] = dlogits.reshape(-1)
-        plan.backward(accumulate)
+        plan.backward(accumulate, self.ledger)
 
     def find_not_finite(self, images: np.ndarray) -> str | None:
         """Return the first layer whose weights or output in training are not finite, in forward order; None: all are.

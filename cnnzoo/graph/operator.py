@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from cnnzoo.graph.initializers import Initializer
+from cnnzoo.graph.ledger import Pass
 from cnnzoo.graph.tensor import Extent
 
 
@@ -54,6 +55,10 @@ class Matrix(NamedTuple):
     ld: int
     rows: int
     channels: int
+
+    @property
+    def nbytes(self) -> int:
+        return self.rows * self.channels * self.data.itemsize
 
     @property
     def values(self) -> np.ndarray:
@@ -195,6 +200,25 @@ class Operator:
     def multiply_adds(self, *inputs: Extent) -> int:
         """Return the multiply-adds of one image forward, by the direct method; 0 but for weighted sums."""
         return 0
+
+    def algorithm(self, c: Context, direction: Pass) -> str:
+        """Return the name of the algorithm that a pass uses, where there is a choice."""
+        return ""
+
+    def operations(self, c: Context, direction: Pass) -> int:
+        """Return the additions and multiplications of weighted sums in a pass, by the direct method."""
+        return 0
+
+    def moved(self, c: Context, direction: Pass) -> int:
+        """Return the bytes of what a pass reads and writes, each array once and twice where it is added to."""
+        arrays = [*c.weights.values(), *c.kept.values()]
+        if direction == "forward":
+            matrices = [*c.x, c.y]
+        else:
+            matrices = [c.dy, *c.dx, *(c.x[i] for i in self.saves_inputs), *[c.y] * self.saves_output]
+            matrices += [dx for dx, added_to in zip(c.dx, c.accumulate, strict=True) if added_to]
+            arrays += [*c.gradients.values()] * (1 + c.accumulate_gradients)
+        return sum(matrix.nbytes for matrix in matrices) + sum(array.nbytes for array in arrays)
 
     def forward(self, c: Context) -> None:
         """Compute c.y from c.x."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from cnnzoo.graph.layout import Layout, Place
+from cnnzoo.graph.ledger import Ledger, Pass, Work
 from cnnzoo.graph.liveness import Value
 from cnnzoo.graph.operator import NOTHING, Context, Matrix, Operator
 from cnnzoo.graph.tensor import Graph, Node, Tensor
@@ -75,9 +77,9 @@ class Plan:
         places = self._layout.gradients
         return self._matrix(places[tensor], tensor) if tensor in places else NOTHING
 
-    def forward(self, random_key: Callable[[str], int]) -> None:
+    def forward(self, random_key: Callable[[str], int], ledger: Ledger | None = None) -> None:
         """Run the forward steps; `random_key` gives a node that draws, by its name, its key for this pass."""
-        for _ in self._run_forward(random_key):
+        for _ in self._run_forward(random_key, ledger):
             pass
 
     def find_not_finite(self, random_key: Callable[[str], int], suspects: Collection[str]) -> str | None:
@@ -93,19 +95,21 @@ class Plan:
                 return node.name
         return None
 
-    def _run_forward(self, random_key: Callable[[str], int]) -> Iterator[tuple[Node, Context]]:
+    def _run_forward(
+        self, random_key: Callable[[str], int], ledger: Ledger | None = None
+    ) -> Iterator[tuple[Node, Context]]:
         """Run a forward step, hand it out, run the next."""
         for node, context in zip(self._nodes, self._contexts, strict=True):
             if node.operator.draws:
                 context.random_key = random_key(node.name)
-            node.operator.forward(context)
+            _run(node, context, "forward", ledger)
             yield node, context
 
-    def backward(self, accumulate: bool) -> None:
+    def backward(self, accumulate: bool, ledger: Ledger | None = None) -> None:
         """Run the backward steps; `accumulate` adds to the parameters' gradients."""
         for k in self._layout.accumulate:
             self._contexts[k].accumulate_gradients = accumulate
-            self._nodes[k].operator.backward(self._contexts[k])
+            _run(self._nodes[k], self._contexts[k], "backward", ledger)
 
     def _context(self, k: int, node: Node, owned: OperatorArrays) -> Context:
         layout = self._layout
@@ -150,3 +154,18 @@ class Plan:
     def _matrix(self, place: Place, tensor: Tensor) -> Matrix:
         extent = tensor.extent
         return Matrix(self._view(place.value)[place.channel :], place.ld, self.images * extent.pixels, extent.channels)
+
+
+def _run(node: Node, context: Context, direction: Pass, ledger: Ledger | None) -> None:
+    """Run one pass of one node, and tell the ledger, if there is one, how long it took."""
+    operator = node.operator
+    run = operator.forward if direction == "forward" else operator.backward
+    if ledger is None:
+        run(context)
+        return
+    start = time.perf_counter()
+    run(context)
+    seconds = time.perf_counter() - start
+    kind = " ".join(filter(None, [operator.kind, operator.algorithm(context, direction)]))
+    operations, moved = operator.operations(context, direction), operator.moved(context, direction)
+    ledger.record(Work(node.name, kind, direction, operations, moved), seconds)

@@ -47,7 +47,7 @@ def cut_loops(function: Callable, compile_task: Callable[[Callable], Callable]) 
     Raises
     ------
     SyntaxError
-        A loop assigns a name that is used outside of it.
+        A loop assigns a name, other than its index, that is assigned outside of it too.
     """
     source = textwrap.dedent(inspect.getsource(function))
     tree = ast.parse(source)
@@ -83,12 +83,14 @@ class _Cutter(ast.NodeTransformer):
             return node
         (count,) = node.iter.args  # type: ignore[attr-defined]
         names = [inner for inner in ast.walk(node) if isinstance(inner, ast.Name)]
-        assigned = sorted(self._known.intersection(name.id for name in names if isinstance(name.ctx, ast.Store)))
+        index = ast.unparse(node.target)
+        shared = self._known.intersection(name.id for name in names) - {index}
+        assigned = sorted(shared.intersection(name.id for name in names if isinstance(name.ctx, ast.Store)))
         if assigned:
             raise SyntaxError(
                 f"{self._name}: expected a prange loop with names of its own, got one that sets {assigned}"
             )
-        arguments = sorted(self._known.intersection(name.id for name in names))
+        arguments = sorted(shared)
         loop_name = f"{self._name}_loop{len(self.loops)}"
         parameters = ", ".join(["_share", "_first", "_last", *arguments])
         loop: Any = _parse(f"def {loop_name}({parameters}):\n for _ in range(_first, _last): pass")

@@ -107,6 +107,24 @@ def test_output_of_a_run(run, data, tmp_path):
     assert len(lines) == 9
 
 
+@pytest.mark.parametrize("as_json", [False, True])
+def test_profile(run, data, as_json):
+    size = ["--limit-train", 8, "--limit-test", 4, "--epochs", 1, "--batch-size", 4, "--validation", 0]
+    flags = ["--profile", "--json"] if as_json else ["--profile"]
+    code, output, _ = run("--model", "alexnet", "--data-dir", data, *size, *flags)
+    assert code == 0
+    if as_json:
+        profile = json.loads(output)["profile"]
+        assert {"features.0", "classifier.1"} <= {row["layer"] for row in profile["rows"]}
+        assert profile["operations_per_second"] > 0
+        return
+    lines = output[output.index("layer  ") :].splitlines()
+    assert lines[0].split() == ["layer", "kind", "pass", "ms", "GFLOP/s", "GB/s", "of", "limit", "bound", "by"]
+    assert [line.split()[:3] for line in lines[12:14]] == [["all", "of", "backward"], ["all", "of", "forward"]]
+    assert lines[11].split()[1] == "more"
+    assert lines[-1].startswith("limits, measured: ")
+
+
 @pytest.mark.usefixtures("linear")
 def test_output_without_validation(run, data):
     code, output, _ = run("--model", "linear", "--data-dir", data, "--epochs", 2, "--validation", 0)

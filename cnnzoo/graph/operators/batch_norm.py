@@ -3,6 +3,7 @@
 import numpy as np
 
 from cnnzoo.graph.initializers import ones, zeros
+from cnnzoo.graph.ledger import Pass
 from cnnzoo.graph.operator import Buffer, Context, Operator, Parameter, Requirements
 from cnnzoo.graph.tensor import Extent
 from cnnzoo.kernels.batch_norm import (
@@ -62,6 +63,11 @@ class BatchNorm(Operator):
             needs.forward_scratch = 0 if self.borrows else partials
             needs.backward_scratch = partials + 3 * channels
         return needs
+
+    def moved(self, c: Context, direction: Pass) -> int:
+        if direction == "forward" and self.deferred:
+            return 0 if self.borrows else c.x[0].nbytes
+        return super().moved(c, direction)
 
     def forward(self, c: Context) -> None:
         x, y = c.x[0], c.y

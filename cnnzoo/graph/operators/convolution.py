@@ -6,6 +6,7 @@ import numpy as np
 
 from cnnzoo.errors import ModelError
 from cnnzoo.graph.initializers import Initializer, zeros
+from cnnzoo.graph.ledger import Pass
 from cnnzoo.graph.operator import Context, Matrix, Operator, Parameter, Requirements
 from cnnzoo.graph.tensor import Extent
 from cnnzoo.kernels.blocks import block_count, block_rows
@@ -86,6 +87,20 @@ class _WeightedSum(Operator):
 
     def multiply_adds(self, *inputs: Extent) -> int:
         return self.shape(1, inputs[0]).multiply_adds
+
+    def algorithm(self, c: Context, direction: Pass) -> str:
+        if direction == "forward":
+            return c.state.forward.name
+        names = (
+            [c.state.weight_gradient.name, c.state.input_gradient.name]
+            if c.wanted[0]
+            else [c.state.weight_gradient.name]
+        )
+        return ", ".join(dict.fromkeys(names))
+
+    def operations(self, c: Context, direction: Pass) -> int:
+        passes = 1 if direction == "forward" else 1 + c.wanted[0]
+        return 2 * passes * c.state.forward.shape.multiply_adds
 
     def flat(self, x: Matrix) -> Matrix:
         """Return the input, or its gradient, as the pixel matrix that the convolution reads."""

@@ -1,6 +1,7 @@
 """Addition of two tensors, and concatenation of any number."""
 
 from cnnzoo.errors import ModelError
+from cnnzoo.graph.ledger import Pass
 from cnnzoo.graph.operator import Context, Matrix, Operator
 from cnnzoo.graph.tensor import Extent
 from cnnzoo.kernels.elementwise import add_forward, copy_rows
@@ -45,6 +46,11 @@ class Concatenation(Operator):
         for x, y in zip(c.x, _slices(c.y, c.x), strict=True):
             if not _is_same(x, y):
                 copy_rows(x.data, x.ld, y.data, y.ld, x.rows, x.channels, False)
+
+    def moved(self, c: Context, direction: Pass) -> int:
+        parts, whole = (c.x, c.y) if direction == "forward" else (c.dx, c.dy)
+        pairs = zip(parts, _slices(whole, c.x), strict=True)
+        return sum(2 * part.nbytes for part, place in pairs if not _is_same(part, place))
 
     def backward(self, c: Context) -> None:
         for dx, dy, accumulate in zip(c.dx, _slices(c.dy, c.x), c.accumulate, strict=True):
