@@ -6,6 +6,7 @@ Each takes a graph and returns one; operators that are merged are used up with t
 from cnnzoo.graph.operators.activation import ReLU
 from cnnzoo.graph.operators.batch_norm import BatchNorm
 from cnnzoo.graph.operators.convolution import Convolution
+from cnnzoo.graph.operators.depthwise import Depthwise
 from cnnzoo.graph.operators.elementwise import Add
 from cnnzoo.graph.tensor import Graph, Node
 
@@ -73,10 +74,10 @@ def collect_statistics(graph: Graph) -> Graph:
 
 
 def apply_batch_norm_on_load(graph: Graph) -> Graph:
-    """Let each 1x1 convolution apply the batch norm + ReLU that it alone reads while it loads its input.
+    """Let a 1x1 or depthwise convolution apply the batch norm + ReLU that it alone reads while it loads its input.
 
-    The normalized tensor is then never written, read or kept for backward. A larger kernel would normalize every value
-    once a tap.
+    The normalized tensor is then never written, read or kept for backward. Other kernels would normalize every value
+    once a tap; a depthwise one does, but waits for memory.
     """
     consumers = graph.consumers()
     for node in graph.nodes:
@@ -84,11 +85,15 @@ def apply_batch_norm_on_load(graph: Graph) -> Graph:
         if not isinstance(operator, BatchNorm) or not operator.relu or operator.add or len(readers) != 1:
             continue
         reader = readers[0].operator
-        if isinstance(reader, Convolution) and reader.kernel == 1 and reader.padding == 0:
+        if isinstance(reader, Convolution) and (isinstance(reader, Depthwise) or _is_pointwise(reader)):
             operator.deferred = True
             reader.applies_batch_norm = True
             reader.borrows = ("coefficients",)
     return graph
+
+
+def _is_pointwise(operator: Convolution) -> bool:
+    return operator.kernel == 1 and operator.padding == 0
 
 
 def _is_plain_batch_norm(node: Node) -> bool:

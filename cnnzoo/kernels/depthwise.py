@@ -1,17 +1,20 @@
 """Depthwise convolution: each channel has its own square kernel (channel multiplier 1), no im2col.
 
 Howard et al., "MobileNets: Efficient Convolutional Neural Networks for Mobile Vision Applications", 2017, section 3.1.
-Weights are [kernel * kernel, channels], so that all three passes run over vectors of channels; `strips` holds the
-vector code. With w[i, j] at row i, column j of the window::
+Weights are [kernel * kernel, channels], so that all three passes run over vectors of channels. With w[i, j] at row i,
+column j of the window::
 
     forward           y[p, q] = sum over i, j of x[p stride + i - padding, q stride + j - padding] w[i, j]
     input gradient    dx[h, v] = sum over i, j of dy[(h + padding - i) / stride, (v + padding - j) / stride] w[i, j],
                       over the taps for which both divide
     weight gradient   dw[i, j] = sum over p, q of x[p stride + i - padding, q stride + j - padding] dy[p, q]
 
-The input gradient is a correlation too: pixels with the same (h mod stride, v mod stride) share their taps, every
-stride-th one, and their sources step back by one pixel from tap to tap. So each of these stride^2 phases is forward at
-stride 1 with its taps taken backwards.
+The input gradient is a correlation too: at stride 1, with the taps backwards, of dy with ``stride - 1`` zeros between
+its pixels. So one kernel serves both, which takes a stride of the windows and a dilation of the source.
+
+A 3x3 window is held in registers and moves along a row of the source: a column comes in, a column goes out, and each
+value is loaded once a row of outputs. Memory is waited for more than anything else, so the next row is fetched ahead;
+zeros (padding, and between the pixels of dy) are loads of no elements, and are multiplied as if they were values.
 
 The error is that of a dot product of kernel^2 terms, and of the output's pixels for the weight gradient.
 """
@@ -20,87 +23,241 @@ import numpy as np
 from numba import prange
 
 from cnnzoo.kernels.batch_norm import block_statistics
-from cnnzoo.kernels.blocks import BLOCK_ELEMENTS, block_count, block_rows, row
+from cnnzoo.kernels.blocks import block_count, block_rows, row
 from cnnzoo.kernels.compile import kernel, worker
 from cnnzoo.kernels.convolution import PLAIN, ConvolutionShape, plain
 from cnnzoo.kernels.correlation import add_slots
-from cnnzoo.kernels.simd import pointer
-from cnnzoo.kernels.strips import correlate_row, gradient_row
+from cnnzoo.kernels.simd import add, lanes, load, multiply_add, pointer, positive_part, prefetch, store, zeros
 
 MINIMUM_TASKS = 32  # a weight gradient is cut into so many tasks where the shape allows, for machines of many cores
 GROUP_CHANNELS = 256  # channels of one task of a weight gradient: its 3x3 sums are 9 KB of float32
 
-# A geometry is one int64 array for each phase; these are its fields. Grid position (i, j) reads rows i * STEP +
-# ROW_OFFSET + 0 .. ROWS - 1 of the source and writes target pixel (i * TARGET_STEP + TOP, j * TARGET_STEP + LEFT).
-# Tap (a, b) is FIRST_TAP + a * ROW_TAPS + b * COLUMN_TAPS.
-(
-    SOURCE_HEIGHT, SOURCE_WIDTH, STEP, GRID_HEIGHT, GRID_WIDTH, TARGET_HEIGHT, TARGET_WIDTH, TARGET_STEP, TOP, LEFT,
-    ROWS, COLUMNS, ROW_OFFSET, COLUMN_OFFSET, FIRST_TAP, ROW_TAPS, COLUMN_TAPS,
-) = range(17)  # fmt: skip
-FIELDS = 17
+# A geometry is an int64 array with these fields. Tap (i, j) of output (p, q) meets the source, spread out by DILATION,
+# at row p STRIDE + i - PADDING and column q STRIDE + j - PADDING. FLIPPED takes the taps backwards.
+HEIGHT, WIDTH, DILATION, OUT_HEIGHT, OUT_WIDTH, KERNEL, STRIDE, PADDING, FLIPPED = range(9)
 
 
 @worker
-def _window(g, image, i, ldx):
-    """Return the window of the first strip of grid row i, as `strips` takes it."""
-    x_row = g[SOURCE_WIDTH] * ldx
-    top, left = i * g[STEP] + g[ROW_OFFSET], g[COLUMN_OFFSET]
-    at = (image * g[SOURCE_HEIGHT] + top) * x_row + left * ldx
-    # Rows of an image that fits the cache with its neighbours come in time by themselves.
-    ahead = BLOCK_ELEMENTS // x_row * x_row if g[SOURCE_HEIGHT] * x_row > BLOCK_ELEMENTS else 0
-    return at, x_row, ldx, top, g[SOURCE_HEIGHT], left, g[SOURCE_WIDTH], ahead
+def _source(place, dilation, extent):
+    """Return the row or column of the source at or before `place`, when spread out, and whether it is one there."""
+    index = place // dilation
+    return index, index * dilation == place and 0 <= index < extent
 
 
 @worker
-def _taps(g, channels):
-    return g[FIRST_TAP] * channels, g[ROW_TAPS] * channels, g[COLUMN_TAPS] * channels, g[ROWS], g[COLUMNS]
+def _fetch(x, at, c, channels, ldx, rows, x_row):
+    """Ask for channels from c on of the pixel at `at`, and of those below it; return the next place in memory's order.
+
+    The hardware joins in if the order is memory's, which a window that goes along a row with few channels has not.
+    """
+    for r in range(rows):
+        prefetch(x, at + r * x_row + c)
+    c += lanes(x)
+    return (at, c) if c < channels else (at + ldx, 0)
 
 
 @worker
-def _correlate_row(g, image, i, channels, x, ldx, prologue, coefficients, w, bias, has_bias, y, ldy, add):
-    window, taps = _window(g, image, i, ldx), _taps(g, channels)
-    target_row = image * g[TARGET_HEIGHT] + i * g[TARGET_STEP] + g[TOP]
-    target = (target_row * g[TARGET_WIDTH] + g[LEFT]) * ldy, g[TARGET_STEP] * ldy, g[GRID_WIDTH]
-    if g[ROWS] == 3 and g[COLUMNS] == 3 and g[STEP] == 1:
-        correlate_row(3, 1, x, window, prologue, coefficients, w, taps, bias, has_bias, y, target, add, channels)
-    elif g[ROWS] == 3 and g[COLUMNS] == 3 and g[STEP] == 2:
-        correlate_row(3, 2, x, window, prologue, coefficients, w, taps, bias, has_bias, y, target, add, channels)
-    else:
-        correlate_row(1, g[STEP], x, window, prologue, coefficients, w, taps, bias, has_bias, y, target, add, channels)
+def _pixel(x, at, count, on_load, scale, shift):
+    """Return x[at : at + lanes], or max(that scale + shift, 0) if `on_load`; zeros if there are none to load."""
+    value = load(x, at, count)
+    if on_load and count > 0:
+        value = positive_part(multiply_add(value, scale, shift))
+    return value
+
+
+@worker
+def _scale_and_shift(coefficients, c, n, channels, on_load):
+    if on_load:
+        return load(coefficients, c, n), load(coefficients, channels + c, n)
+    return zeros(coefficients), zeros(coefficients)
+
+
+@worker
+def _three(x, at, step, n):
+    return load(x, at, n), load(x, at + step, n), load(x, at + 2 * step, n)
+
+
+@worker
+def _rows(g, image, p, ldx):
+    """Return where the three source rows begin that output row `p` of a 3x3 kernel meets, and which are there."""
+    top, x_row = p * g[STRIDE] - g[PADDING], g[WIDTH] * ldx
+    r0, is_0 = _source(top, g[DILATION], g[HEIGHT])
+    r1, is_1 = _source(top + 1, g[DILATION], g[HEIGHT])
+    r2, is_2 = _source(top + 2, g[DILATION], g[HEIGHT])
+    first = image * g[HEIGHT]
+    return (first + r0) * x_row, (first + r1) * x_row, (first + r2) * x_row, is_0, is_1, is_2
+
+
+@worker
+def _correlate_row_3x3(g, image, p, channels, x, ldx, on_load, coefficients, w, bias, has_bias, y, ldy, accumulate):
+    width, dilation, stride, x_row, y_row = g[WIDTH], g[DILATION], g[STRIDE], g[WIDTH] * ldx, g[OUT_WIDTH] * ldy
+    at0, at1, at2, is_0, is_1, is_2 = _rows(g, image, p, ldx)
+    first_column, first_phase = -g[PADDING] // dilation, -g[PADDING] % dilation
+    first_out = (image * g[OUT_HEIGHT] + p) * y_row
+    columns = (g[OUT_WIDTH] - 1) * stride + 3
+    tap, step = (8 * channels, -channels) if g[FLIPPED] != 0 else (0, channels)
+    next_x, next_y, x_c, y_c = at2 + x_row, first_out + y_row, 0, 0
+    for c in range(0, channels, lanes(x)):
+        n = channels - c
+        n0, n1, n2 = n if is_0 else 0, n if is_1 else 0, n if is_2 else 0
+        w0, w1, w2 = _three(w, tap + c, step, n)
+        w3, w4, w5 = _three(w, tap + 3 * step + c, step, n)
+        w6, w7, w8 = _three(w, tap + 6 * step + c, step, n)
+        scale, shift = _scale_and_shift(coefficients, c, n, channels, on_load)
+        start = load(bias, c, n) if has_bias else zeros(x)
+        a1 = a2 = b1 = b2 = d1 = d2 = zeros(x)
+        column, phase, wait = first_column, first_phase, 2
+        place, out = first_column * ldx + c, first_out + c
+        for _ in range(columns):
+            a0, a1, b0, b1, d0, d1 = a1, a2, b1, b2, d1, d2
+            a2 = b2 = d2 = zeros(x)
+            if phase == 0 and 0 <= column < width:
+                a2 = _pixel(x, at0 + place, n0, on_load, scale, shift)
+                b2 = _pixel(x, at1 + place, n1, on_load, scale, shift)
+                d2 = _pixel(x, at2 + place, n2, on_load, scale, shift)
+                next_x, x_c = _fetch(x, next_x, x_c, channels, ldx, stride, x_row)
+            phase += 1
+            if phase == dilation:
+                phase = 0
+                column += 1
+                place += ldx
+            if wait == 0:
+                total = add(start, load(y, out, n)) if accumulate else start
+                total = multiply_add(a0, w0, multiply_add(a1, w1, multiply_add(a2, w2, total)))
+                total = multiply_add(b0, w3, multiply_add(b1, w4, multiply_add(b2, w5, total)))
+                total = multiply_add(d0, w6, multiply_add(d1, w7, multiply_add(d2, w8, total)))
+                store(y, out, n, total)
+                next_y, y_c = _fetch(y, next_y, y_c, channels, ldy, 1, y_row)
+                out += ldy
+                wait = stride
+            wait -= 1
+
+
+@worker
+def _correlate_row(g, image, p, channels, x, ldx, on_load, coefficients, w, bias, has_bias, y, ldy, accumulate):
+    """As `_correlate_row_3x3`, for any kernel: a vector of one output after the other, tap by tap."""
+    taps = g[KERNEL] * g[KERNEL]
+    out = (image * g[OUT_HEIGHT] + p) * g[OUT_WIDTH] * ldy
+    for q in range(g[OUT_WIDTH]):
+        for c in range(0, channels, lanes(x)):
+            n = channels - c
+            scale, shift = _scale_and_shift(coefficients, c, n, channels, on_load)
+            total = load(bias, c, n) if has_bias else zeros(x)
+            if accumulate:
+                total = add(total, load(y, out + q * ldy + c, n))
+            for i in range(g[KERNEL]):
+                r, is_row = _source(p * g[STRIDE] + i - g[PADDING], g[DILATION], g[HEIGHT])
+                for j in range(g[KERNEL] if is_row else 0):
+                    column, is_column = _source(q * g[STRIDE] + j - g[PADDING], g[DILATION], g[WIDTH])
+                    if is_column:
+                        at = ((image * g[HEIGHT] + r) * g[WIDTH] + column) * ldx + c
+                        tap = i * g[KERNEL] + j
+                        tap = taps - 1 - tap if g[FLIPPED] != 0 else tap
+                        value = _pixel(x, at, n, on_load, scale, shift)
+                        total = multiply_add(value, load(w, tap * channels + c, n), total)
+            store(y, out + q * ldy + c, n, total)
 
 
 @kernel(
     "void(i8[::1], i8, i8, T[::1], i8, bool_, T[::1], T[::1], T[::1], T[::1], i8, bool_, T[::1])",
     parallel=True,
 )
-def depthwise_correlate(
-    geometry, images, channels, x, ldx, prologue, coefficients, w, bias, y, ldy, accumulate, statistics
-):
-    """y (+)= the phases of `geometry` of prologue(x) with w, + bias; `bias` and `statistics` may be empty.
+def depthwise_correlate(g, images, channels, x, ldx, on_load, coefficients, w, bias, y, ldy, accumulate, statistics):
+    """y (+)= the correlation of geometry `g` of x with w, + bias; `bias` and `statistics` may be empty.
 
-    The first phase has the tallest and widest grid. Tasks are `block_rows` of its rows; statistics are theirs,
-    [blocks][mean, M2][channels], and want one phase.
+    If `on_load`, x is max(x scale + shift, 0), `coefficients` [scale, shift][channels]. Tasks are `block_rows` of
+    output rows; statistics are theirs, [blocks][mean, M2][channels].
     """
-    height, width = geometry[GRID_HEIGHT], geometry[GRID_WIDTH]
-    size = block_rows(width * channels)
-    rows = images * height
+    size = block_rows(g[OUT_WIDTH] * channels)
+    rows = images * g[OUT_HEIGHT]
     for block in prange(block_count(rows, size)):
         first = np.int64(block) * size
         last = min(first + size, rows)
+        px, pc, pw, pb, py = pointer(x), pointer(coefficients), pointer(w), pointer(bias), pointer(y)
         for r in range(first, last):
-            image, i = divmod(r, height)
-            for phase in range(geometry.size // FIELDS):
-                g = geometry[phase * FIELDS : (phase + 1) * FIELDS]
-                if i < g[GRID_HEIGHT]:
-                    _correlate_row(
-                        g, image, i, channels, pointer(x), ldx, prologue, pointer(coefficients), pointer(w),
-                        pointer(bias), bias.size > 0, pointer(y), ldy, accumulate,
-                    )  # fmt: skip
+            image, p = r // g[OUT_HEIGHT], r % g[OUT_HEIGHT]
+            if g[KERNEL] == 3:
+                _correlate_row_3x3(
+                    g, image, p, channels, px, ldx, on_load, pc, pw, pb, bias.size > 0, py, ldy, accumulate
+                )
+            else:
+                _correlate_row(g, image, p, channels, px, ldx, on_load, pc, pw, pb, bias.size > 0, py, ldy, accumulate)
         if statistics.size > 0:
-            pixels = (last - first) * width
+            pixels = (last - first) * g[OUT_WIDTH]
             mean = row(statistics, channels, 2 * np.int64(block), channels)
             m2 = row(statistics, channels, 2 * np.int64(block) + 1, channels)
-            block_statistics(y[first * width * ldy :], ldy, pixels, channels, mean, m2)
+            block_statistics(y[first * g[OUT_WIDTH] * ldy :], ldy, pixels, channels, mean, m2)
+
+
+@worker
+def _add_to(x, at, n, value):
+    store(x, at, n, add(load(x, at, n), value))
+
+
+@worker
+def _add_three(x, at, step, n, first, second, third):
+    _add_to(x, at, n, first)
+    _add_to(x, at + step, n, second)
+    _add_to(x, at + 2 * step, n, third)
+
+
+@worker
+def _gradient_row_3x3(g, image, p, channels, count, x, ldx, on_load, coefficients, dy, lddy, dw):
+    width, stride, x_row, dy_row = g[WIDTH], g[STRIDE], g[WIDTH] * ldx, g[OUT_WIDTH] * lddy
+    at0, at1, at2, is_0, is_1, is_2 = _rows(g, image, p, ldx)
+    first_column, first_out = -g[PADDING], (image * g[OUT_HEIGHT] + p) * dy_row
+    columns = (g[OUT_WIDTH] - 1) * stride + 3
+    next_x, next_dy, x_c, dy_c = at2 + x_row, first_out + dy_row, 0, 0
+    for c in range(0, count, lanes(x)):
+        n = count - c
+        n0, n1, n2 = n if is_0 else 0, n if is_1 else 0, n if is_2 else 0
+        scale, shift = _scale_and_shift(coefficients, c, n, channels, on_load)
+        s0 = s1 = s2 = s3 = s4 = s5 = s6 = s7 = s8 = zeros(x)
+        a1 = a2 = b1 = b2 = d1 = d2 = zeros(x)
+        column, wait = first_column, 2
+        place, out = first_column * ldx + c, first_out + c
+        for _ in range(columns):
+            a0, a1, b0, b1, d0, d1 = a1, a2, b1, b2, d1, d2
+            a2 = b2 = d2 = zeros(x)
+            if 0 <= column < width:
+                a2 = _pixel(x, at0 + place, n0, on_load, scale, shift)
+                b2 = _pixel(x, at1 + place, n1, on_load, scale, shift)
+                d2 = _pixel(x, at2 + place, n2, on_load, scale, shift)
+                next_x, x_c = _fetch(x, next_x, x_c, count, ldx, stride, x_row)
+            column += 1
+            place += ldx
+            if wait == 0:
+                z = load(dy, out, n)
+                s0, s1, s2 = multiply_add(a0, z, s0), multiply_add(a1, z, s1), multiply_add(a2, z, s2)
+                s3, s4, s5 = multiply_add(b0, z, s3), multiply_add(b1, z, s4), multiply_add(b2, z, s5)
+                s6, s7, s8 = multiply_add(d0, z, s6), multiply_add(d1, z, s7), multiply_add(d2, z, s8)
+                next_dy, dy_c = _fetch(dy, next_dy, dy_c, count, lddy, 1, dy_row)
+                out += lddy
+                wait = stride
+            wait -= 1
+        _add_three(dw, c, channels, n, s0, s1, s2)
+        _add_three(dw, 3 * channels + c, channels, n, s3, s4, s5)
+        _add_three(dw, 6 * channels + c, channels, n, s6, s7, s8)
+
+
+@worker
+def _gradient_row(g, image, p, channels, count, x, ldx, on_load, coefficients, dy, lddy, dw):
+    """As `_gradient_row_3x3`, for any kernel: tap by tap, each over the row of outputs."""
+    out = (image * g[OUT_HEIGHT] + p) * g[OUT_WIDTH] * lddy
+    for i in range(g[KERNEL]):
+        r, is_row = _source(p * g[STRIDE] + i - g[PADDING], 1, g[HEIGHT])
+        at = (image * g[HEIGHT] + r) * g[WIDTH] * ldx
+        for j in range(g[KERNEL] if is_row else 0):
+            for c in range(0, count, lanes(x)):
+                n = count - c
+                scale, shift = _scale_and_shift(coefficients, c, n, channels, on_load)
+                total = zeros(x)
+                for q in range(g[OUT_WIDTH]):
+                    column, is_column = _source(q * g[STRIDE] + j - g[PADDING], 1, g[WIDTH])
+                    if is_column:
+                        value = _pixel(x, at + column * ldx + c, n, on_load, scale, shift)
+                        total = multiply_add(value, load(dy, out + q * lddy + c, n), total)
+                _add_to(dw, (i * g[KERNEL] + j) * channels + c, n, total)
 
 
 @kernel(
@@ -108,14 +265,14 @@ def depthwise_correlate(
     parallel=True,
 )
 def depthwise_weight_gradient(
-    g, images, channels, x, ldx, prologue, coefficients, dy, lddy, slots, group, dw, accumulate
+    g, images, channels, x, ldx, on_load, coefficients, dy, lddy, slots, group, dw, accumulate
 ):
     """dw[slots, taps, channels] (+)= each slot's part of the weight gradient of forward's geometry `g`.
 
-    Tasks are groups of `group` channels by slots, which are ranges of output rows.
+    x as in `depthwise_correlate`. Tasks are groups of `group` channels by slots, which are ranges of output rows.
     """
-    rows, groups = images * g[GRID_HEIGHT], block_count(channels, group)
-    taps = g[ROWS] * g[COLUMNS]
+    rows, groups = images * g[OUT_HEIGHT], block_count(channels, group)
+    taps = g[KERNEL] * g[KERNEL]
     for item in prange(slots * groups):
         slot, c = np.int64(item) // groups, np.int64(item) % groups * group
         count = min(group, channels - c)
@@ -123,46 +280,22 @@ def depthwise_weight_gradient(
         if not accumulate:
             for tap in range(taps):
                 part[tap * channels : tap * channels + count] = 0
+        px, pc, pz, pw = pointer(x[c:]), pointer(coefficients[c:]), pointer(dy[c:]), pointer(part)
         for r in range(slot * rows // slots, (slot + 1) * rows // slots):
-            _gradient_row(
-                g, r // g[GRID_HEIGHT], r % g[GRID_HEIGHT], channels, count, pointer(x[c:]), ldx, prologue,
-                pointer(coefficients[c:]), pointer(dy[c:]), lddy, pointer(part),
-            )  # fmt: skip
-
-
-@worker
-def _gradient_row(g, image, i, channels, count, x, ldx, prologue, coefficients, dy, lddy, dw):
-    window, taps = _window(g, image, i, ldx), _taps(g, channels)
-    source = (image * g[GRID_HEIGHT] + i) * g[GRID_WIDTH] * lddy, lddy, g[GRID_WIDTH]
-    if g[ROWS] == 3 and g[COLUMNS] == 3 and g[STEP] == 1:
-        gradient_row(3, 1, x, window, prologue, coefficients, channels, dy, source, dw, taps, count)
-    elif g[ROWS] == 3 and g[COLUMNS] == 3 and g[STEP] == 2:
-        gradient_row(3, 2, x, window, prologue, coefficients, channels, dy, source, dw, taps, count)
-    else:
-        gradient_row(1, g[STEP], x, window, prologue, coefficients, channels, dy, source, dw, taps, count)
+            image, p = r // g[OUT_HEIGHT], r % g[OUT_HEIGHT]
+            if g[KERNEL] == 3:
+                _gradient_row_3x3(g, image, p, channels, count, px, ldx, on_load, pc, pz, lddy, pw)
+            else:
+                _gradient_row(g, image, p, channels, count, px, ldx, on_load, pc, pz, lddy, pw)
 
 
 def _forward_geometry(s: ConvolutionShape) -> np.ndarray:
-    grid = (s.out_height, s.out_width)
-    fields = [s.height, s.width, s.stride, *grid, *grid, 1, 0, 0, s.kernel, s.kernel]
-    return np.array([*fields, -s.padding, -s.padding, 0, s.kernel, 1], np.int64)
+    return np.array([s.height, s.width, 1, s.out_height, s.out_width, s.kernel, s.stride, s.padding, 0], np.int64)
 
 
 def _gradient_geometry(s: ConvolutionShape) -> np.ndarray:
-    """Return the phases of the input gradient, the one of pixel (0, 0) first."""
-    phases = []
-    for top in range(min(s.stride, s.height)):
-        for left in range(min(s.stride, s.width)):
-            grid = [-(-(s.height - top) // s.stride), -(-(s.width - left) // s.stride)]
-            # The first tap, how many there are, and the source of the last one, for rows and for columns.
-            row, column = (top + s.padding) % s.stride, (left + s.padding) % s.stride
-            rows, columns = (len(range(first, s.kernel, s.stride)) for first in (row, column))
-            row_offset = (top + s.padding) // s.stride - rows + 1
-            column_offset = (left + s.padding) // s.stride - columns + 1
-            last_tap = (row + (rows - 1) * s.stride) * s.kernel + column + (columns - 1) * s.stride
-            fields = [s.out_height, s.out_width, 1, *grid, s.height, s.width, s.stride, top, left, rows, columns]
-            phases += [*fields, row_offset, column_offset, last_tap, -s.stride * s.kernel, -s.stride]
-    return np.array(phases, np.int64)
+    padding = s.kernel - 1 - s.padding
+    return np.array([s.out_height, s.out_width, s.stride, s.height, s.width, s.kernel, 1, padding, 1], np.int64)
 
 
 class DepthwiseConvolution:

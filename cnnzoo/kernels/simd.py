@@ -14,6 +14,7 @@ They take pointers because Numba counts references to arrays, and would go on co
 
 from llvmlite import ir
 from numba import types
+from numba.core import cgutils
 from numba.extending import intrinsic, models, register_model
 
 from cnnzoo.kernels.vectors import VECTOR_BYTES, Vectors, data_pointer
@@ -57,8 +58,34 @@ def lanes(typingctx, x):
 
 
 @intrinsic
+def zeros(typingctx, x):
+    """Return a vector of zeros of the type that the pointer x points to."""
+
+    def codegen(context, builder, signature, arguments):
+        return Vectors(context, builder, signature.args[0].dtype).zero
+
+    return VectorType(x.dtype)(x), codegen
+
+
+@intrinsic
+def prefetch(typingctx, x, at):
+    """Ask for x[at] to be brought into the cache; any address will do."""
+
+    def codegen(context, builder, signature, arguments):
+        byte, i32 = ir.IntType(8).as_pointer(), ir.IntType(32)
+        function = cgutils.get_or_insert_function(
+            builder.module, ir.FunctionType(ir.VoidType(), [byte, i32, i32, i32]), "llvm.prefetch.p0i8"
+        )
+        place = builder.bitcast(builder.gep(arguments[0], [arguments[1]]), byte)
+        builder.call(function, [place, i32(0), i32(3), i32(1)])  # to read, into all levels, data
+        return context.get_dummy_value()
+
+    return types.void(x, types.int64), codegen
+
+
+@intrinsic
 def load(typingctx, x, at, count):
-    """Return x[at : at + lanes]; if count < lanes only the first `count` >= 1 are read and the others are 0."""
+    """Return x[at : at + lanes]; if count < lanes only the first `count` are read, or none, and the others are 0."""
 
     def codegen(context, builder, signature, arguments):
         x, at, count = arguments

@@ -53,6 +53,16 @@ def combine(operation, a, b, c, y, at, count):
         simd.store(y, at + i, n, value)
 
 
+@kernel("void(T[::1], T[::1], i8)")
+def load_nothing(x, y, count):
+    """y = a vector of `count` <= 0 elements far off x; and a vector of zeros behind it."""
+    x, y = simd.pointer(x), simd.pointer(y)
+    size = simd.lanes(y)
+    simd.prefetch(x, 2**40)
+    simd.store(y, 0, size, simd.load(x, 2**40, count))
+    simd.store(y, size, size, simd.zeros(y))
+
+
 OPERATIONS = (
     lambda a, b, c: a + b,
     lambda a, b, c: a - b,
@@ -97,6 +107,16 @@ def test_operations_on_vectors(dtype, operation, places, seed, in_place):
         a = y
     combine(operation, a, b, c, y, at, count)
     np.testing.assert_array_equal(y, expected)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("count", [0, -1, -70])
+def test_a_load_of_nothing_is_zeros_wherever_it_points(dtype, count):
+    size = VECTOR_BYTES // np.dtype(dtype).itemsize
+    y = np.full(2 * size + 40, GUARD, dtype)
+    load_nothing(np.ones(3, dtype), y, count)
+    np.testing.assert_array_equal(y[: 2 * size], 0)
+    np.testing.assert_array_equal(y[2 * size :], GUARD)
 
 
 @pytest.mark.parametrize("width", WIDTHS)
