@@ -7,14 +7,14 @@ large operands into blocks are those of the convolution: a matrix product is a 1
 
 from cnnzoo.kernels.blocks import block_count, block_rows
 from cnnzoo.kernels.compile import worker
-from cnnzoo.kernels.vectors import TILE_ROWS, TILE_VECTORS, VECTOR_BYTES, copy_run, multiply_tile, panel_width, zero_run
+from cnnzoo.kernels.vectors import TILE_ROWS, copy_run, multiply_tile, panel_columns, panel_width, zero_run
 
 SMALL_ROWS = 4  # the tile that takes what TILE_ROWS leaves over, before single rows
 
 
 def packed_size(depth: int, columns: int, itemsize: int) -> int:
     """Return the number of elements that the panels of B[depth, columns] take."""
-    width = TILE_VECTORS * VECTOR_BYTES // itemsize
+    width = panel_columns(itemsize)
     return -(-columns // width) * width * depth
 
 

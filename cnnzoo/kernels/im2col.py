@@ -26,7 +26,7 @@ from cnnzoo.kernels.blocks import block_count
 from cnnzoo.kernels.convolution import ConvolutionShape, plain
 from cnnzoo.kernels.correlation import DEPTH_BLOCK, ROW_BLOCK, add_slots, correlate, correlate_weights
 from cnnzoo.kernels.gemm import packed_size
-from cnnzoo.kernels.vectors import TILE_VECTORS, VECTOR_BYTES
+from cnnzoo.kernels.vectors import panel_columns
 
 MINIMUM_TASKS = 32  # work is cut into so many tasks where the shape allows, for machines of many cores
 PACKED_ALONE = 2  # so many blocks of positions pack the weights each for itself
@@ -73,7 +73,7 @@ class _Correlation:
         rows = _balanced_rows(positions)
         fields = [images, *source, channels, *grid, step, *target, target_step, *corner, columns, rows, len(taps)]
         offsets = [offset for row, column, _ in taps for offset in (row, column)]
-        width = TILE_VECTORS * VECTOR_BYTES // itemsize
+        width = panel_columns(itemsize)
         panels = block_count(columns, width)
         blocks = max(1, block_count(positions, rows))
         packs_alone = len(taps) == 1 and blocks <= PACKED_ALONE
@@ -225,7 +225,7 @@ class Im2col:
     def _plan_weight_gradient(self) -> None:
         rows, columns = self._forward.depth, self.shape.out_channels
         chunks = block_count(self._forward.positions, self._forward.rows)
-        width = TILE_VECTORS * VECTOR_BYTES // self.dtype.itemsize
+        width = panel_columns(self.dtype.itemsize)
         in_slots = rows * columns * self.dtype.itemsize <= SLOT_BYTES and chunks >= MINIMUM_TASKS
         # A multiple of 16 rows: a gathered line then belongs to one task.
         self._row_block = WEIGHT_ROWS if in_slots else max(96, block_count(block_count(rows, MINIMUM_TASKS), 16) * 16)

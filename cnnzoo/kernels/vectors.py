@@ -28,6 +28,11 @@ _HAS_FMA = "fma" in _FEATURES or _IS_ARM
 _I1, _I32, _I64 = ir.IntType(1), ir.IntType(32), ir.IntType(64)
 
 
+def panel_columns(itemsize: int) -> int:
+    """Return `panel_width` for elements of `itemsize` bytes."""
+    return TILE_VECTORS * VECTOR_BYTES // itemsize
+
+
 @worker
 def panel_width(x):
     """Columns of a packed panel for the element type of `x`: the width of a register tile."""

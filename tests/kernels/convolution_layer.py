@@ -4,9 +4,10 @@ from typing import NamedTuple
 
 import numpy as np
 
+from cnnzoo.kernels.blocks import block_count
 from cnnzoo.kernels.convolution import GRADIENT, GRADIENT_RELU, PLAIN, SCALE_SHIFT_RELU, Prologue
 from tests import reference
-from tests.gradients import rounding
+from tests.gradients import assert_within, rounding
 from tests.kernels.pixel_matrix import GUARD, PixelMatrix
 
 GUARDS = 64
@@ -189,3 +190,84 @@ def error_bound(roundings, sizes, dtype):
         The sum of the absolute values of all terms.
     """
     return (rounding(roundings, dtype) + rounding(roundings, np.float64)) * sizes
+
+
+def dot_errors(shape, x, w, dy):
+    """Return (roundings, sizes) of each pass where every result is one sum of products.
+
+    Parameters
+    ----------
+    x, w, dy : ndarray
+        The operands, or what their errors are relative to.
+    """
+    sizes = expected_passes(shape, np.abs(x), np.abs(w), np.abs(dy))
+    return {name: (terms, sizes[name]) for name, terms in count_terms(shape).items()}
+
+
+def assert_all_passes(algorithm, shape, dtype, seed=0, margin=(0, 0), errors=dot_errors):
+    """Assert that each pass, overwriting and accumulating, is within its rounding errors of the reference."""
+    x, w, dy, _ = drawn(shape, seed, dtype)
+    layer = Layer(algorithm, shape, dtype, margin)
+    operands = {"forward": (x, w), "input_gradient": (dy, w), "weight_gradient": (x, dy)}
+    allowed = errors(shape, x, w, dy)
+    for name, exact in expected_passes(shape, x, w, dy).items():
+        run, (roundings, sizes) = getattr(layer, name), allowed[name]
+        assert_within(run(*operands[name]), exact, error_bound(roundings, sizes, dtype))
+        start = np.random.default_rng(seed).standard_normal(exact.shape).astype(dtype)
+        bound = error_bound(roundings + 1, sizes + np.abs(start), dtype)
+        assert_within(run(*operands[name], start), start + exact, bound)
+
+
+def assert_bias_is_added(algorithm, shape, dtype, seed, margin, accumulate, errors=dot_errors):
+    """Assert that forward adds the bias, to what was there if `accumulate`."""
+    x, w, start, bias = drawn(shape, seed, dtype)
+    y = Layer(algorithm, shape, dtype, margin).forward(x, w, start if accumulate else None, bias=bias)
+    added = bias + start.astype(np.float64) * accumulate
+    exact = expected_passes(shape, x, w, start)["forward"] + added
+    roundings, sizes = errors(shape, x, w, start)["forward"]
+    sizes = sizes + np.abs(bias) + np.abs(start) * accumulate
+    assert_within(y, exact, error_bound(roundings + 2, sizes, dtype))
+
+
+def assert_batch_norm_on_load(algorithm, shape, dtype, seed, margin, errors=dot_errors):
+    """Assert that max(0, scale x + shift) is applied to x, and padding is zero after it."""
+    x, w, dy, _ = drawn(shape, seed, dtype)
+    layer, prologue = Layer(algorithm, shape, dtype, margin), OnLoad(SCALE_SHIFT_RELU, x.shape, seed, dtype)
+    expected = expected_passes(shape, prologue.apply(x), w, dy)
+    allowed = errors(shape, prologue.sizes(x), w, dy)
+    actual = {
+        "forward": layer.forward(x, w, prologue=prologue),
+        "weight_gradient": layer.weight_gradient(x, dy, x_prologue=prologue),
+    }
+    for name, result in actual.items():
+        roundings, sizes = allowed[name]
+        assert_within(result, expected[name], error_bound(roundings + prologue.roundings, sizes, dtype))
+
+
+def assert_statistics(algorithm, shape, dtype, seed, margin, biased):
+    """Assert that merged partial sums are the output's mean and M2 = sum (y - mean)^2.
+
+    A block's mean is off by at most d = gamma_n mean|y|; it enters M2 as a shift, and M2 rounds itself.
+    """
+    x, w, _, bias = drawn(shape, seed, dtype)
+    layer = Layer(algorithm, shape, dtype, margin)
+    rows, step = shape.out_pixels, layer.algorithm.statistics_rows
+    counts = np.array([min(step, rows - first) for first in range(0, rows, step)])
+    partials = np.full((block_count(rows, step), 2, shape.out_channels), np.nan, dtype)
+    y = layer.forward(x, w, bias=bias if biased else None, statistics=partials.reshape(-1))
+    y = y.reshape(rows, -1).astype(np.float64)
+    mean, m2 = _merged(partials, counts)
+    largest = np.abs(y).max(axis=0)
+    off = (rounding(step + 1, dtype) + rounding(rows + 4, np.float64)) * largest
+    assert_within(mean, y.mean(axis=0), off)
+    # Sums of (y - m_k)^2 and n_k (m_k - mean)^2 with each m off by `off`, each deviation below 2 max|y|.
+    exact = ((y - y.mean(axis=0)) ** 2).sum(axis=0)
+    assert_within(m2, exact, rows * 4 * off * (2 * largest + off) + rounding(rows + 4, dtype) * 2 * exact)
+
+
+def _merged(partials, counts):
+    """Return the mean, and M2 = sum (y - mean)^2, of blocks of `counts` rows, in float64."""
+    means, m2s = partials.astype(np.float64).transpose(1, 0, 2)
+    counts = counts[:, np.newaxis]
+    mean = (counts * means).sum(axis=0) / counts.sum()
+    return mean, (m2s + counts * (means - mean) ** 2).sum(axis=0)

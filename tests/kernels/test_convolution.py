@@ -5,11 +5,21 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cnnzoo.kernels.blocks import block_count
 from cnnzoo.kernels.convolution import GRADIENT, GRADIENT_RELU, PLAIN, SCALE_SHIFT_RELU, ConvolutionShape
 from cnnzoo.kernels.im2col import Im2col
-from tests.gradients import assert_adjoint, assert_within, numerical_gradient, rounding
-from tests.kernels.convolution_layer import Layer, OnLoad, count_terms, drawn, error_bound, expected_passes
+from tests.gradients import assert_adjoint, assert_within, numerical_gradient
+from tests.kernels.convolution_layer import (
+    Layer,
+    OnLoad,
+    assert_all_passes,
+    assert_batch_norm_on_load,
+    assert_bias_is_added,
+    assert_statistics,
+    count_terms,
+    drawn,
+    error_bound,
+    expected_passes,
+)
 from tests.kernels.pixel_matrix import margins, seeds
 from tests.shapes import MODELS, TAILS, list_convolutions
 
@@ -50,20 +60,6 @@ def name_of(shape):
     s = shape
     image = f"{s.images}x{s.height}x{s.width}"
     return f"{image}-{s.in_channels}to{s.out_channels}-k{s.kernel}s{s.stride}p{s.padding}"
-
-
-def assert_all_passes(algorithm, shape, dtype, seed=0, margin=(0, 0)):
-    """Assert that each pass, overwriting and accumulating, is within its rounding errors of the reference."""
-    x, w, dy, _ = drawn(shape, seed, dtype)
-    layer = Layer(algorithm, shape, dtype, margin)
-    operands = {"forward": (x, w), "input_gradient": (dy, w), "weight_gradient": (x, dy)}
-    sizes = expected_passes(shape, np.abs(x), np.abs(w), np.abs(dy))
-    for name, exact in expected_passes(shape, x, w, dy).items():
-        run, terms = getattr(layer, name), count_terms(shape)[name]
-        assert_within(run(*operands[name]), exact, error_bound(terms, sizes[name], dtype))
-        start = np.random.default_rng(seed).standard_normal(exact.shape).astype(dtype)
-        bound = error_bound(terms + 1, sizes[name] + np.abs(start), dtype)
-        assert_within(run(*operands[name], start), start + exact, bound)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -117,29 +113,13 @@ def test_gradients_are_central_differences(algorithm, shape, seed):
 @pytest.mark.parametrize("dtype", DTYPES)
 @given(shape=small_shapes, margin=margins, seed=seeds, accumulate=st.booleans())
 def test_bias(algorithm, dtype, shape, margin, seed, accumulate):
-    x, w, start, bias = drawn(shape, seed, dtype)
-    y = Layer(algorithm, shape, dtype, margin).forward(x, w, start if accumulate else None, bias=bias)
-    added = bias + start.astype(np.float64) * accumulate
-    exact = expected_passes(shape, x, w, start)["forward"] + added
-    sizes = expected_passes(shape, np.abs(x), np.abs(w), start)["forward"] + np.abs(bias) + np.abs(start) * accumulate
-    assert_within(y, exact, error_bound(count_terms(shape)["forward"] + 2, sizes, dtype))
+    assert_bias_is_added(algorithm, shape, dtype, seed, margin, accumulate)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @given(shape=small_shapes, margin=margins, seed=seeds)
 def test_batch_norm_on_load_of_x(algorithm, dtype, shape, margin, seed):
-    """Padding is zero after max(0, scale x + shift), not before."""
-    x, w, dy, _ = drawn(shape, seed, dtype)
-    layer, prologue = Layer(algorithm, shape, dtype, margin), OnLoad(SCALE_SHIFT_RELU, x.shape, seed, dtype)
-    expected = expected_passes(shape, prologue.apply(x), w, dy)
-    sizes = expected_passes(shape, prologue.sizes(x), np.abs(w), np.abs(dy))
-    actual = {
-        "forward": layer.forward(x, w, prologue=prologue),
-        "weight_gradient": layer.weight_gradient(x, dy, x_prologue=prologue),
-    }
-    for name, result in actual.items():
-        roundings = count_terms(shape)[name] + prologue.roundings
-        assert_within(result, expected[name], error_bound(roundings, sizes[name], dtype))
+    assert_batch_norm_on_load(algorithm, shape, dtype, seed, margin)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -167,32 +147,10 @@ def test_batch_norm_gradient_on_load_of_dy(algorithm, dtype, shape, margin, othe
         assert_within(result, expected[name], error_bound(roundings, sizes[name], dtype))
 
 
-def merged(partials, counts):
-    """Return the mean, and M2 = sum (y - mean)^2, of blocks of `counts` rows, in float64."""
-    means, m2s = partials.astype(np.float64).transpose(1, 0, 2)
-    counts = counts[:, np.newaxis]
-    mean = (counts * means).sum(axis=0) / counts.sum()
-    return mean, (m2s + counts * (means - mean) ** 2).sum(axis=0)
-
-
 @pytest.mark.parametrize("dtype", DTYPES)
 @given(shape=shapes(largest_kernel=4, largest_image=12), margin=margins, seed=seeds, biased=st.booleans())
 def test_statistics_of_the_output(algorithm, dtype, shape, margin, seed, biased):
-    """A block's mean is off by at most d = gamma_n mean|y|; it enters M2 as a shift, and M2 rounds itself."""
-    x, w, _, bias = drawn(shape, seed, dtype)
-    layer = Layer(algorithm, shape, dtype, margin)
-    rows, step = shape.out_pixels, layer.algorithm.statistics_rows
-    counts = np.array([min(step, rows - first) for first in range(0, rows, step)])
-    partials = np.full((block_count(rows, step), 2, shape.out_channels), np.nan, dtype)
-    y = layer.forward(x, w, bias=bias if biased else None, statistics=partials.reshape(-1))
-    y = y.reshape(rows, -1).astype(np.float64)
-    mean, m2 = merged(partials, counts)
-    largest = np.abs(y).max(axis=0)
-    off = (rounding(step + 1, dtype) + rounding(rows + 4, np.float64)) * largest
-    assert_within(mean, y.mean(axis=0), off)
-    # Sums of (y - m_k)^2 and n_k (m_k - mean)^2 with each m off by `off`, each deviation below 2 max|y|.
-    exact = ((y - y.mean(axis=0)) ** 2).sum(axis=0)
-    assert_within(m2, exact, rows * 4 * off * (2 * largest + off) + rounding(rows + 4, dtype) * 2 * exact)
+    assert_statistics(algorithm, shape, dtype, seed, margin, biased)
 
 
 @pytest.mark.parametrize("prologue", [False, True])

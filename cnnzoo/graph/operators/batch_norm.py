@@ -60,7 +60,7 @@ class BatchNorm(Operator):
         if training:
             partials = block_count(rows, block_rows(channels)) * 2 * channels
             needs.kept |= {"mean": (channels, None), "inv_std": (channels, None)}
-            needs.forward_scratch = 0 if self.borrows else partials
+            needs.forward_scratch = partials  # not needed where the statistics can be borrowed
             needs.backward_scratch = partials + 3 * channels
         return needs
 
@@ -75,7 +75,7 @@ class BatchNorm(Operator):
         gamma, beta = c.weights["weight"], c.weights["bias"]
         running_mean, running_var = c.buffers["running_mean"], c.buffers["running_var"]
         if c.training:
-            if self.borrows:
+            if "statistics" in c.borrowed:
                 partials, producer = c.borrowed["statistics"]
                 rows_per_block = producer.forward.statistics_rows
             else:

@@ -14,9 +14,10 @@ from cnnzoo.kernels.convolution import SCALE_SHIFT_RELU, ConvolutionShape, Prolo
 from cnnzoo.kernels.depthwise import DepthwiseConvolution
 from cnnzoo.kernels.elementwise import sum_rows
 from cnnzoo.kernels.im2col import Im2col
+from cnnzoo.kernels.winograd import Winograd
 
-Algorithm = DepthwiseConvolution | Im2col
-ALGORITHMS: tuple[type[Algorithm], ...] = (DepthwiseConvolution, Im2col)
+Algorithm = DepthwiseConvolution | Winograd | Im2col
+ALGORITHMS: tuple[type[Algorithm], ...] = (DepthwiseConvolution, Winograd, Im2col)
 """Convolution algorithms, the first that accepts a shape is taken."""
 
 
@@ -80,7 +81,7 @@ class _WeightedSum(Operator):
             forward_scratch=sizes["forward"],
             backward_scratch=max(sizes["input_gradient"], sizes["weight_gradient"], bias_partials),
         )
-        if training and self.collects_statistics:
+        if training and self.collects_statistics and algorithm.statistics_rows:
             blocks = block_count(shape.out_pixels, algorithm.statistics_rows)
             needs.kept["statistics"] = (blocks * 2 * columns, None)
         return needs

@@ -1,0 +1,317 @@
+"""The transforms of Winograd's algorithm as vector code: X -> M X M' for a small grid X of channel vectors.
+
+A grid element is a run of channels; a vector of them is loaded for each element, all are transformed in registers, and
+stored. The matrices are constants of the code. Rows, or columns, that differ in the signs of every other coefficient
+share their work: (e + o) and (e - o), or x + x' and x - x'.
+"""
+
+from collections.abc import Sequence
+from fractions import Fraction
+
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+from cnnzoo.kernels.toom_cook import RationalMatrix, derive, transpose
+from cnnzoo.kernels.vectors import VECTOR_BYTES, Vectors, data_pointer
+
+_I32, _I64 = ir.IntType(32), ir.IntType(64)
+
+_F43, _F25 = derive(4, 3), derive(2, 5)
+assert _F43.input == _F25.input  # it follows from the points alone
+
+# What the intrinsics take as a literal `transform`: an index of this list; 3 and 5 are the kernel's size.
+(
+    INPUT, WEIGHTS_3, WEIGHTS_5, OUTPUT_3, OUTPUT_5, OUTPUT_GRADIENT_3, OUTPUT_GRADIENT_5,
+    WEIGHT_GRADIENT_3, WEIGHT_GRADIENT_5,
+) = range(9)  # fmt: skip
+_MATRICES: list[RationalMatrix] = [
+    _F43.input,
+    _F43.weights,
+    _F25.weights,
+    _F43.output,
+    _F25.output,
+    transpose(_F43.output),
+    transpose(_F25.output),
+    transpose(_F43.weights),
+    transpose(_F25.weights),
+]
+
+
+def _are_paired(a: Sequence[Fraction], b: Sequence[Fraction]) -> bool:
+    """Tell whether two rows have the same absolute values, some with the same signs and some with others."""
+    return a != b and all(abs(p) == abs(q) for p, q in zip(a, b, strict=True))
+
+
+class _Linear:
+    """Emit y = M x for lists of vectors x and y."""
+
+    def __init__(self, v: Vectors, matrix: RationalMatrix):
+        self.v, self.builder, self.matrix = v, v.builder, matrix
+        columns = transpose(matrix)
+        self.pairs = [j for j in range(1, len(columns) - 1, 2) if _are_paired(columns[j], columns[j + 1])]
+
+    def apply(self, x):
+        if self.pairs:
+            return self._by_columns(x)
+        return self._by_rows(x)
+
+    def _constant(self, value: Fraction):
+        return ir.Constant(self.v.type, [float(value)] * self.v.lanes)
+
+    def _dot(self, coefficients, x):
+        """Return the sum of coefficients times x in a fixed order: those of 1 and -1 first; None for an empty one."""
+        terms = [(c, value) for c, value in zip(coefficients, x, strict=True) if c]
+        terms.sort(key=lambda term: (abs(term[0]) != 1, term[0] != 1))
+        total = None
+        for c, value in terms:
+            if total is None:
+                total = value if c == 1 else self.builder.fmul(self._constant(c), value)
+            elif abs(c) == 1:
+                total = (self.builder.fadd if c == 1 else self.builder.fsub)(total, value)
+            else:
+                total = self.v.multiply_add(self._constant(c), value, total)
+        return total
+
+    def _by_columns(self, x):
+        """Columns j and j + 1 of each pair are equal or opposite: they multiply a sum or a difference."""
+        values: list = []
+        rows: list[list[Fraction]] = [[] for _ in self.matrix]
+        j = 0
+        while j < len(x):
+            if j in self.pairs:
+                values += [self.builder.fadd(x[j], x[j + 1]), self.builder.fsub(x[j], x[j + 1])]
+                for row, source in zip(rows, self.matrix, strict=True):
+                    same = source[j] == source[j + 1]
+                    row += [source[j] if same else Fraction(0), Fraction(0) if same else source[j]]
+            else:
+                values.append(x[j])
+                for row, source in zip(rows, self.matrix, strict=True):
+                    row.append(source[j])
+            j += 2 if j in self.pairs else 1
+        return [self._dot(row, values) for row in rows]
+
+    def _by_rows(self, x):
+        y: list = []
+        while len(y) < len(self.matrix):
+            i = len(y)
+            row = self.matrix[i]
+            following = self.matrix[i + 1] if i + 1 < len(self.matrix) else row
+            if not _are_paired(row, following):
+                y.append(self._dot(row, x))
+                continue
+            even = self._dot([p if p == q else Fraction(0) for p, q in zip(row, following, strict=True)], x)
+            odd_row = [p if p != q else Fraction(0) for p, q in zip(row, following, strict=True)]
+            scale = min(abs(p) for p in odd_row if p)
+            odd = self._dot([p / scale for p in odd_row], x)
+            if scale == 1:
+                y += [self.builder.fadd(even, odd), self.builder.fsub(even, odd)]
+            else:
+                y += [self.v.multiply_add(self._constant(sign * scale), odd, even) for sign in (1, -1)]
+        return y
+
+
+class _Grid:
+    """Vectors on the stack between the two halves of a transform: by columns, then by rows.
+
+    The halves are loops, for 36 values at once fit no machine's registers; what LLVM spills of an unrolled transform
+    lies across cache lines and costs as much as the arithmetic.
+    """
+
+    def __init__(self, v: Vectors, rows: int, columns: int):
+        self.v, self.builder, self.columns = v, v.builder, columns
+        self.base = cgutils.alloca_once(self.builder, v.type, size=rows * columns)
+        self.base.align = VECTOR_BYTES
+
+    def place(self, i, j):
+        """Return the pointer to element (i, j), LLVM values."""
+        at = self.builder.add(self.builder.mul(i, _I64(self.columns)), j)
+        return self.builder.gep(self.base, [at])
+
+    def load(self, i, j):
+        return self.builder.load(self.place(i, j), align=VECTOR_BYTES)
+
+    def store(self, value, i, j):
+        self.builder.store(value, self.place(i, j), align=VECTOR_BYTES)
+
+
+def _rolled(builder, count):
+    """Return `count` as LLVM does not know it, so that it does not unroll a loop of as many rounds."""
+    return builder.asm(ir.FunctionType(_I64, [_I64]), "", "=r,0", [count], False)
+
+
+def _transform(v, matrix, load, store, rows):
+    """Emit M X M': ``load(i, j)`` returns elements of X, ``store(i, j, value)`` takes those of rows below `rows`.
+
+    j in `load` and i in `store` are LLVM values.
+    """
+    builder, linear = v.builder, _Linear(v, matrix)
+    size, depth = len(matrix), len(matrix[0])
+    grid = _Grid(v, size, depth)
+    with cgutils.for_range(builder, _rolled(builder, _I64(depth))) as loop:
+        for i, value in enumerate(linear.apply([load(i, loop.index) for i in range(depth)])):
+            grid.store(value, _I64(i), loop.index)
+    with cgutils.for_range(builder, _rolled(builder, rows)) as loop:
+        for j, value in enumerate(linear.apply([grid.load(loop.index, _I64(j)) for j in range(depth)])):
+            store(loop.index, j, value)
+
+
+def _each_vector(v, channels, whole, body):
+    """Call ``body(c, None)`` for whole vectors of channels if `whole`, then ``body(c, mask)`` for all that are left."""
+    builder = v.builder
+    plain = builder.select(whole, builder.and_(channels, _I64(-v.lanes)), _I64(0))
+    with cgutils.for_range_slice(builder, _I64(0), plain, _I64(v.lanes), _I64) as (c, _):
+        body(c, None)
+    with cgutils.for_range_slice(builder, plain, channels, _I64(v.lanes), _I64) as (c, _):
+        body(c, v.mask_below(builder.sub(channels, c)))
+
+
+def _element(v, base, i, row_stride, j, column_stride):
+    """Return the pointer to element (i, j) of a grid; indices may be ints or LLVM values."""
+    builder = v.builder
+    i, j = (_I64(index) if isinstance(index, int) else index for index in (i, j))
+    return v.pointer(v.pointer(base, builder.mul(row_stride, i)), builder.mul(column_stride, j))
+
+
+@intrinsic(prefer_literal=True)
+def gather_tile(
+    typingctx, transform, x, at, row_stride, column_stride, top, bottom, left, right, channels,
+    on_load, scale, scale_at, shift_at, out, out_at, out_stride,
+):  # fmt: skip
+    """out[k] = element k of M X M' for `channels` channels; elements of X outside a window are 0 and not read.
+
+    Element (i, j) of X is at ``x[at + i * row_stride + j * column_stride]``, inside where top <= i < bottom and
+    left <= j < right; if `on_load` it is max(0, scale x + shift), the coefficients of the first channel at
+    ``scale[scale_at]`` and ``scale[shift_at]``. Element k of the result goes to ``out[out_at + k * out_stride]``, in
+    whole vectors: zeros follow the last channel.
+    """
+    if not isinstance(transform, types.Literal):
+        return None
+    i64 = types.int64
+    signature = types.void(transform, x, *[i64] * 8, types.boolean, scale, i64, i64, out, i64, i64)
+
+    def codegen(context, builder, signature, arguments):
+        matrix = _MATRICES[signature.args[0].literal_value]
+        size = len(matrix[0])
+        (_, x, at, row_stride, column_stride, top, bottom, left, right, channels, on_load, scale, scale_at, shift_at,
+         out, out_at, out_stride) = arguments  # fmt: skip
+        v = Vectors(context, builder, signature.args[1].dtype)
+        x = v.pointer(data_pointer(context, builder, signature.args[1], x), at)
+        scale = data_pointer(context, builder, signature.args[11], scale)
+        out = v.pointer(data_pointer(context, builder, signature.args[14], out), out_at)
+
+        def inside(i, low, high):
+            return builder.and_(builder.icmp_signed("<=", low, i), builder.icmp_signed("<", i, high))
+
+        rows = [inside(_I64(i), top, bottom) for i in range(size)]
+        whole = builder.and_(rows[0], rows[-1])
+        for j in (0, size - 1):
+            whole = builder.and_(whole, inside(_I64(j), left, right))
+        nothing = ir.Constant(v.masks, [0] * v.lanes)
+
+        def body(c, mask):
+            source, to = v.pointer(x, c), v.pointer(out, c)
+
+            def load(i, j, coefficients=None):
+                place, here = _element(v, source, i, row_stride, j, column_stride), None
+                if mask is not None:
+                    here = builder.select(builder.and_(rows[i], inside(j, left, right)), mask, nothing)
+                value = v.load(place, here)
+                if coefficients is None:
+                    return value
+                value = v.multiply_add(value, *coefficients)
+                value = builder.select(builder.fcmp_ordered("<=", value, v.zero), v.zero, value)  # a NaN stays
+                return value if here is None else builder.select(here, value, v.zero)
+
+            def store(i, j, value):
+                k = builder.add(builder.mul(i, _I64(len(matrix))), _I64(j))
+                v.store(value, v.pointer(to, builder.mul(out_stride, k)))
+
+            with builder.if_else(on_load) as (applied, plain):
+                with applied:
+                    factors = [v.load(v.pointer(scale, builder.add(first, c)), mask) for first in (scale_at, shift_at)]
+                    _transform(v, matrix, lambda i, j: load(i, j, factors), store, _I64(len(matrix)))
+                with plain:
+                    _transform(v, matrix, load, store, _I64(len(matrix)))
+
+        _each_vector(v, channels, whole, body)
+        return context.get_dummy_value()
+
+    return signature, codegen
+
+
+@intrinsic(prefer_literal=True)
+def scatter_tile(
+    typingctx, transform, x, at, stride, out, out_at, row_stride, column_stride, rows, columns, channels, add, bias,
+    bias_at, has_bias,
+):  # fmt: skip
+    """out (+)= M X M' + bias for `channels` channels, at the first `rows` x `columns` elements of the result.
+
+    Element k of X is at ``x[at + k * stride]``, in whole vectors. Element (i, j) of the result goes to
+    ``out[out_at + i * row_stride + j * column_stride]``, added if `add`; the bias begins at ``bias[bias_at]``.
+    """
+    if not isinstance(transform, types.Literal):
+        return None
+    i64, flag = types.int64, types.boolean
+    signature = types.void(transform, x, i64, i64, out, *[i64] * 6, flag, bias, i64, flag)
+
+    def codegen(context, builder, signature, arguments):
+        matrix = _MATRICES[signature.args[0].literal_value]
+        size, depth = len(matrix), len(matrix[0])
+        (
+            _,
+            x,
+            at,
+            stride,
+            out,
+            out_at,
+            row_stride,
+            column_stride,
+            rows,
+            columns,
+            channels,
+            add,
+            bias,
+            bias_at,
+            has_bias,
+        ) = arguments
+        v = Vectors(context, builder, signature.args[1].dtype)
+        x = v.pointer(data_pointer(context, builder, signature.args[1], x), at)
+        out = v.pointer(data_pointer(context, builder, signature.args[4], out), out_at)
+        bias = v.pointer(data_pointer(context, builder, signature.args[12], bias), bias_at)
+        last_row = builder.select(builder.icmp_signed("<", rows, _I64(size)), rows, _I64(size))
+        nothing = ir.Constant(v.masks, [0] * v.lanes)
+
+        def body(c, mask):
+            source, to = v.pointer(x, c), v.pointer(out, c)
+            before = builder.block
+            with builder.if_then(has_bias):
+                loaded, loading = v.load(v.pointer(bias, c), mask), builder.block
+            offset = builder.phi(v.type)
+            offset.add_incoming(v.zero, before)
+            offset.add_incoming(loaded, loading)
+
+            def load(i, j):
+                k = builder.add(_I64(i * depth), j)
+                return v.load(v.pointer(source, builder.mul(stride, k)))
+
+            def store(i, j, value):
+                place, here = _element(v, to, i, row_stride, j, column_stride), mask
+                if mask is not None:
+                    here = builder.select(builder.icmp_signed("<", _I64(j), columns), mask, nothing)
+                value, before = builder.fadd(value, offset), builder.block
+                with builder.if_then(add):
+                    raised, adding = builder.fadd(value, v.load(place, here)), builder.block
+                total = builder.phi(v.type)
+                total.add_incoming(value, before)
+                total.add_incoming(raised, adding)
+                v.store(total, place, here)
+
+            _transform(v, matrix, load, store, last_row)
+
+        whole = builder.icmp_signed(">=", columns, _I64(size))
+        _each_vector(v, channels, whole, body)
+        return context.get_dummy_value()
+
+    return signature, codegen

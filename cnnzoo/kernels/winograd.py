@@ -1,0 +1,233 @@
+"""Winograd's minimal filtering: a quarter of the multiplications of a 3x3 convolution, 36 hundredths of a 5x5 one.
+
+The output is cut into tiles of m x m pixels. A tile depends on n x n inputs d, n = m + r - 1 for an r x r kernel g, and
+with the matrices of F(m, r), which `toom_cook` derives, it is (Lavin and Gray, "Fast Algorithms for Convolutional
+Neural Networks", CVPR 2016)::
+
+    Y = A' [(G g G') * (B' d B)] A
+
+Summed over input channels, each of the n x n elementwise products is a product of matrices: [tiles, in] of transformed
+inputs times [in, out] of transformed weights. A block of tiles is transformed, multiplied and transformed back while it
+lies in cache. Both F(4x4, 3x3) and F(2x2, 5x5) have n = 6 and the same points, and so the same B.
+
+The input gradient is the same correlation of dy with the kernel rotated by half a turn and its channels exchanged, at
+padding r - 1 - padding. The weight gradient is the adjoint of the formula above in g, summed over tiles::
+
+    dg = G' [sum (B' d B) * (A dY A')] G
+
+The largest error in float32 is about 1e-5 of the largest output on random data, and below 1e-4 at 512 channels: that of
+a dot product, times what the transforms amplify (A' and B' hold coefficients up to 8 and 5).
+"""
+
+from dataclasses import dataclass
+
+import numba
+import numpy as np
+
+from cnnzoo.kernels import winograd_passes
+from cnnzoo.kernels.blocks import block_count
+from cnnzoo.kernels.convolution import ConvolutionShape, plain
+from cnnzoo.kernels.correlation import add_slots
+from cnnzoo.kernels.vectors import panel_columns
+from cnnzoo.kernels.winograd_passes import (
+    GRID,
+    PAD,
+    PRODUCTS,
+    WEIGHT_DEPTH,
+    correlate_tile_weights,
+    correlate_tiles,
+    transform_weights,
+)
+
+MINIMUM_TASKS = 32  # work is cut into so many tasks where the shape allows, for machines of many cores
+BLOCK_TILES = 32  # tiles of a block, about: with 64 channels their transforms take a third of a 1 MiB cache
+LARGEST_BLOCK = 96  # tiles of a block that holds whole rows of tiles, so that it is a run of output pixels
+GRADIENT_TILES = 24  # tiles of a block of the weight gradient
+CHANNEL_BLOCK = 64  # a weight gradient's task owns so many input and output channels: sums of 590 KB in float32
+SLAB_BYTES = 10 * 1024 * 1024  # transformed weights are made and used in slabs of this size, which a large cache holds
+
+
+@dataclass(frozen=True)
+class _Correlation:
+    """One correlation of a source with weights, forward or the input gradient.
+
+    Attributes
+    ----------
+    geometry : ndarray of int64
+        As `cnnzoo.kernels.winograd_passes` reads it.
+    transposed : bool
+        The weights are taken as the input gradient needs them.
+    columns : int
+        Channels of the target.
+    slab : int
+        Columns whose weights are transformed at a time.
+    weights : int
+        Elements of a slab's transformed weights.
+    group : int
+        Columns a task takes: all of a slab, unless there are too few blocks of tiles.
+    rows_per_block : int or None
+        Rows of the target that a block of tiles is; None if they are no run of rows, or not always as many.
+    scratch : int
+        Elements that a thread needs.
+    """
+
+    geometry: np.ndarray
+    transposed: bool
+    columns: int
+    slab: int
+    weights: int
+    group: int
+    rows_per_block: int | None
+    scratch: int
+
+    @staticmethod
+    def plan(kernel, images, source, depth, target, columns, padding, transposed, itemsize):
+        """Return the correlation of `source` with `depth` channels, at `padding`, to `target` with `columns`."""
+        tile, width = GRID + 1 - kernel, panel_columns(itemsize)
+        down, across = (block_count(extent, tile) for extent in target)
+        # Whole rows of tiles are runs of pixels; the last of an image may be lower, so then a block is whole images.
+        unit = across if target[0] % tile == 0 else down * across
+        is_run = unit <= LARGEST_BLOCK
+        tiles = max(1, BLOCK_TILES // unit) * unit if is_run else BLOCK_TILES
+        panel = PRODUCTS * (depth * width + PAD)
+        panels = block_count(columns, width)
+        slab = block_count(panels, block_count(panels, max(1, SLAB_BYTES // (panel * itemsize))))
+        groups = min(slab, block_count(MINIMUM_TASKS, block_count(images * down * across, tiles)))
+        gathered = PRODUCTS * (tiles * _padded_ld(depth) + PAD)
+        return _Correlation(
+            geometry=np.array(
+                [kernel, images, *source, depth, *target, columns, padding, down, across, tiles], np.int64
+            ),
+            transposed=transposed,
+            columns=columns,
+            slab=slab * width,
+            weights=slab * panel,
+            group=block_count(slab, groups) * width,
+            rows_per_block=tiles * target[0] * target[1] // (down * across) if is_run else None,
+            scratch=max(gathered + PRODUCTS * (tiles * width + PAD), kernel**2 * WEIGHT_DEPTH * width),
+        )
+
+
+class Winograd:
+    """The three passes of one convolution, planned once; see `cnnzoo.kernels.convolution` for the contract.
+
+    Parameters
+    ----------
+    shape : ConvolutionShape
+        Its extents.
+    dtype : dtype
+        float32 or float64.
+
+    Attributes
+    ----------
+    scratch_sizes : dict of str to int
+        Elements of `dtype` that each pass ("forward", "input_gradient", "weight_gradient") needs as `scratch`.
+    statistics_rows : int or None
+        Output pixels in a block of the batch-norm partial sums that `forward` collects; None if it cannot.
+    """
+
+    name = "winograd"
+
+    @staticmethod
+    def refusal(shape: ConvolutionShape) -> str | None:
+        """Return why this algorithm cannot take `shape`, or None."""
+        if shape.groups > 1:
+            return "takes no groups"
+        if shape.kernel not in (3, 5) or shape.stride != 1 or shape.padding >= shape.kernel:
+            return "takes 3x3 and 5x5 kernels at stride 1, with less padding than that"
+        return None
+
+    def __init__(self, shape: ConvolutionShape, dtype: np.dtype):
+        self.shape = s = shape
+        self.dtype = np.dtype(dtype)
+        self._threads = numba.config.NUMBA_NUM_THREADS
+        self._nothing = np.empty(0, self.dtype)
+        self._plain = plain(self.dtype)
+        itemsize, source, target = self.dtype.itemsize, (s.height, s.width), (s.out_height, s.out_width)
+        self._forward = _Correlation.plan(
+            s.kernel, s.images, source, s.in_channels, target, s.out_channels, s.padding, False, itemsize
+        )
+        self._gradient = _Correlation.plan(
+            s.kernel, s.images, target, s.out_channels, source, s.in_channels, s.kernel - 1 - s.padding, True, itemsize
+        )
+        self.statistics_rows = self._forward.rows_per_block
+        self._plan_weight_gradient()
+        self.scratch_sizes = {
+            "forward": self._forward.weights + self._threads * self._forward.scratch,
+            "input_gradient": self._gradient.weights + self._threads * self._gradient.scratch,
+            "weight_gradient": self._slot_size + self._threads * self._weight_scratch,
+        }
+
+    def forward(self, x, ldx, w, y, ldy, scratch, prologue=None, accumulate=False, bias=None, statistics=None):
+        """y (+)= correlate(prologue(x), w) + b.
+
+        Parameters
+        ----------
+        x, y : ndarray of T[::1]
+            Pixel matrices [images * height * width, in_channels] and [out_pixels, out_channels], leading dimensions
+            `ldx` and `ldy`.
+        w : ndarray of T[::1]
+            Weights [kernel, kernel, in, out].
+        scratch : ndarray of T[::1]
+            ``scratch_sizes["forward"]`` elements.
+        prologue : Prologue, optional
+            Applied to `x`: nothing, or scale, shift and ReLU.
+        accumulate : bool
+            Add to `y` instead of overwriting it.
+        bias : ndarray of T[out_channels], optional
+        statistics : ndarray of T, optional
+            [ceil(out_pixels / statistics_rows)][mean, M2][out_channels], written; not where `statistics_rows` is None.
+        """
+        bias = self._nothing if bias is None else bias
+        statistics = self._nothing if statistics is None else statistics
+        self._correlate(self._forward, x, ldx, w, y, ldy, scratch, prologue, accumulate, bias, statistics)
+
+    def input_gradient(self, dy, lddy, w, dx, lddx, scratch, prologue=None, accumulate=False):
+        """dx (+)= the adjoint of `forward` in x, applied to dy, which takes no prologue."""
+        assert prologue is None
+        nothing = self._nothing
+        self._correlate(self._gradient, dy, lddy, w, dx, lddx, scratch, None, accumulate, nothing, nothing)
+
+    def weight_gradient(self, x, ldx, dy, lddy, dw, scratch, x_prologue=None, dy_prologue=None, accumulate=False):
+        """dw (+)= the adjoint of `forward` in w, from x_prologue(x) and dy, which takes no prologue."""
+        assert dy_prologue is None
+        on_x = x_prologue or self._plain
+        slot_sums, per_thread = scratch[: self._slot_size], scratch[self._slot_size :]
+        correlate_tile_weights(
+            self._weight_geometry, x, ldx, on_x.kind, on_x.coefficients, dy, lddy, dw, accumulate,
+            self._row_block, self._column_block, self._slots, slot_sums, per_thread, self._weight_scratch,
+        )  # fmt: skip
+        if self._slots > 1:
+            add_slots(slot_sums, self._slots, dw.size, dw, accumulate)
+
+    def _correlate(self, c, x, ldx, w, y, ldy, scratch, prologue, accumulate, bias, statistics):
+        s, on_x = self.shape, prologue or self._plain
+        u, per_thread = scratch[: c.weights], scratch[c.weights :]
+        for first in range(0, c.columns, c.slab):
+            columns = min(c.slab, c.columns - first)
+            transform_weights(
+                s.kernel, w, s.in_channels, s.out_channels, c.transposed, first, columns, u, per_thread, c.scratch
+            )
+            correlate_tiles(
+                c.geometry, x, ldx, on_x.kind, on_x.coefficients, u, first, columns, c.group, y, ldy, accumulate,
+                bias, statistics, c.rows_per_block or 0, per_thread, c.scratch,
+            )  # fmt: skip
+
+    def _plan_weight_gradient(self) -> None:
+        s, width = self.shape, panel_columns(self.dtype.itemsize)
+        self._weight_geometry = self._forward.geometry.copy()
+        all_tiles = winograd_passes.all_tiles.py_func(self._weight_geometry)
+        tiles = self._weight_geometry[winograd_passes.BLOCK] = min(GRADIENT_TILES, all_tiles)
+        self._row_block = min(CHANNEL_BLOCK, s.in_channels)
+        panels = block_count(min(CHANNEL_BLOCK, s.out_channels), width)
+        self._column_block = panels * width
+        tasks = block_count(s.in_channels, self._row_block) * block_count(s.out_channels, self._column_block)
+        self._slots = min(block_count(all_tiles, tiles), block_count(MINIMUM_TASKS, tasks))
+        weights = s.kernel**2 * s.in_channels * s.out_channels
+        self._slot_size = self._slots * weights if self._slots > 1 else 0
+        inputs, outputs = tiles * _padded_ld(self._row_block) + PAD, panels * (tiles * width + PAD)
+        self._weight_scratch = PRODUCTS * (inputs + outputs + self._row_block * self._column_block + PAD)
+
+
+def _padded_ld(columns: int) -> int:
+    return winograd_passes.padded_ld.py_func(columns)

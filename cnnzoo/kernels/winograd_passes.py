@@ -1,0 +1,294 @@
+"""The compiled passes of Winograd convolution; see `winograd` for what they compute."""
+
+import numpy as np
+from numba import get_thread_id, prange
+
+from cnnzoo.kernels.batch_norm import block_statistics
+from cnnzoo.kernels.blocks import block_count
+from cnnzoo.kernels.compile import kernel, worker
+from cnnzoo.kernels.convolution import PLAIN
+from cnnzoo.kernels.gemm import multiply_block, pack_columns
+from cnnzoo.kernels.transforms import (
+    INPUT,
+    OUTPUT_3,
+    OUTPUT_5,
+    OUTPUT_GRADIENT_3,
+    OUTPUT_GRADIENT_5,
+    WEIGHT_GRADIENT_3,
+    WEIGHT_GRADIENT_5,
+    WEIGHTS_3,
+    WEIGHTS_5,
+    gather_tile,
+    scatter_tile,
+)
+from cnnzoo.kernels.vectors import panel_width
+
+GRID = 6  # inputs of a tile, in each direction; its outputs are GRID + 1 - kernel
+PRODUCTS = GRID * GRID
+PAD = 16  # elements between the matrices of neighboring products: equal places then fall on different cache sets
+WEIGHT_DEPTH = 32  # rows of weights that one task transforms
+
+# A convolution's geometry travels as one int64 array; these are its fields. The source has DEPTH channels, the target
+# COLUMNS. DOWN x ACROSS tiles make an image; a block is BLOCK of them, in the order of images, rows and columns.
+(
+    KERNEL, IMAGES, SOURCE_HEIGHT, SOURCE_WIDTH, DEPTH, TARGET_HEIGHT, TARGET_WIDTH, COLUMNS, PADDING,
+    DOWN, ACROSS, BLOCK,
+) = range(12)  # fmt: skip
+
+
+@worker
+def padded_ld(columns):
+    """The leading dimension of transformed tiles: whole cache lines, and no power of two."""
+    return (columns + 15) // 16 * 16 + 16
+
+
+@worker
+def all_tiles(g):
+    """The tiles of a batch."""
+    return g[IMAGES] * g[DOWN] * g[ACROSS]
+
+
+@worker
+def _tile_place(g, tile):
+    """Return image, row and column of a tile, the latter two in tiles."""
+    image, rest = divmod(tile, g[DOWN] * g[ACROSS])
+    i, j = divmod(rest, g[ACROSS])
+    return image, i, j
+
+
+@worker
+def _gather_weights(kernel_size, w, at, row_stride, column_stride, count, u, to, matrix):
+    n = kernel_size
+    if n == 3:
+        gather_tile(
+            WEIGHTS_3, w, at, row_stride, column_stride, 0, n, 0, n, count, False, w, 0, 0, u, to, matrix
+        )  # fmt: skip
+    else:
+        gather_tile(
+            WEIGHTS_5, w, at, row_stride, column_stride, 0, n, 0, n, count, False, w, 0, 0, u, to, matrix
+        )  # fmt: skip
+
+
+@kernel("void(i8, T[::1], i8, i8, bool_, i8, i8, T[::1], T[::1], i8)", parallel=True)
+def transform_weights(
+    kernel_size, w, in_channels, out_channels, transposed, first, columns, u, scratch, scratch_stride
+):
+    """u = G w G' for columns first .. first + columns: panels of [PRODUCTS][depth][panel width], PAD after each matrix.
+
+    Columns are output channels and the depth is the input channels; or, if `transposed`, the other way round and the
+    kernel rotated by half a turn. `first` is a multiple of the panel width.
+    """
+    width, taps = panel_width(w), kernel_size * kernel_size
+    depth = out_channels if transposed else in_channels
+    chunks = block_count(depth, WEIGHT_DEPTH)
+    tap = in_channels * out_channels
+    matrix = depth * width + PAD
+    for item in prange(block_count(columns, width) * chunks):
+        panel, chunk = np.int64(item) // chunks, np.int64(item) % chunks
+        column, k_from = panel * width, chunk * WEIGHT_DEPTH
+        count, k_count = min(width, columns - column), min(WEIGHT_DEPTH, depth - k_from)
+        to = panel * PRODUCTS * matrix + k_from * width
+        if transposed:
+            size = WEIGHT_DEPTH * width
+            at = np.int64(get_thread_id()) * scratch_stride
+            for t in range(taps):
+                start = t * tap + (first + column) * out_channels + k_from
+                pack_columns(k_count, count, w, start, out_channels, scratch, at + t * size, size)
+            at += (taps - 1) * size
+            for k in range(k_count):
+                _gather_weights(
+                    kernel_size, scratch, at + k * width, -kernel_size * size, -size, count, u, to + k * width, matrix
+                )
+        else:
+            at = k_from * out_channels + first + column
+            for k in range(k_count):
+                _gather_weights(
+                    kernel_size, w, at + k * out_channels, kernel_size * tap, tap, count, u, to + k * width, matrix
+                )
+
+
+@worker
+def _gather_inputs(g, first, count, x, ldx, kind, coefficients, channel, channels, v, v_at, ldv, matrix):
+    """v[k][t] = B' d B for tiles first .. first + count; `matrix` elements lie between the products' matrices."""
+    height, width, tile = g[SOURCE_HEIGHT], g[SOURCE_WIDTH], GRID + 1 - g[KERNEL]
+    image, i, j = _tile_place(g, first)
+    for t in range(count):
+        h, w = i * tile - g[PADDING], j * tile - g[PADDING]
+        at = ((image * height + h) * width + w) * ldx + channel
+        gather_tile(
+            INPUT, x, at, width * ldx, ldx, -h, height - h, -w, width - w, channels,
+            kind != PLAIN, coefficients, channel, g[DEPTH] + channel, v, v_at + t * ldv, matrix,
+        )  # fmt: skip
+        j += 1
+        if j == g[ACROSS]:
+            image, i, j = _tile_place(g, first + t + 1)
+
+
+@worker
+def _scatter_outputs(g, first, count, m, m_at, ldm, matrix, y, ldy, column, columns, accumulate, bias):
+    """y (+)= A' m A + bias for tiles first .. first + count."""
+    height, width, tile = g[TARGET_HEIGHT], g[TARGET_WIDTH], GRID + 1 - g[KERNEL]
+    image, i, j = _tile_place(g, first)
+    for t in range(count):
+        h, w = i * tile, j * tile
+        at = ((image * height + h) * width + w) * ldy + column
+        if g[KERNEL] == 3:
+            scatter_tile(
+                OUTPUT_3, m, m_at + t * ldm, matrix, y, at, width * ldy, ldy, height - h, width - w, columns,
+                accumulate, bias, column, bias.size > 0,
+            )  # fmt: skip
+        else:
+            scatter_tile(
+                OUTPUT_5, m, m_at + t * ldm, matrix, y, at, width * ldy, ldy, height - h, width - w, columns,
+                accumulate, bias, column, bias.size > 0,
+            )  # fmt: skip
+        j += 1
+        if j == g[ACROSS]:
+            image, i, j = _tile_place(g, first + t + 1)
+
+
+@worker
+def _correlate_block(
+    g, block, column, columns, x, ldx, kind, coefficients, u, u_at, y, ldy, accumulate, bias,
+    statistics, rows_per_block, scratch, v_at,
+):  # fmt: skip
+    size, depth, width = g[BLOCK], g[DEPTH], panel_width(x)
+    first = block * size
+    count = min(size, all_tiles(g) - first)
+    ldv = padded_ld(depth)
+    v_matrix, m_matrix, u_matrix = size * ldv + PAD, size * width + PAD, depth * width + PAD
+    m_at = v_at + PRODUCTS * v_matrix
+    _gather_inputs(g, first, count, x, ldx, kind, coefficients, 0, depth, scratch, v_at, ldv, v_matrix)
+    for j in range(0, columns, width):
+        panel_at = u_at + j // width * PRODUCTS * u_matrix
+        n = min(width, columns - j)
+        for k in range(PRODUCTS):
+            multiply_block(
+                count, n, depth, scratch, v_at + k * v_matrix, ldv, 1, u, panel_at + k * u_matrix, 0,
+                scratch, m_at + k * m_matrix, width, False,
+            )  # fmt: skip
+        _scatter_outputs(g, first, count, scratch, m_at, width, m_matrix, y, ldy, column + j, n, accumulate, bias)
+    if statistics.size > 0:
+        row = block * rows_per_block
+        rows = min(rows_per_block, g[IMAGES] * g[TARGET_HEIGHT] * g[TARGET_WIDTH] - row)
+        at = block * 2 * g[COLUMNS] + column
+        m2_at = at + g[COLUMNS]
+        mean, m2 = statistics[at : at + columns], statistics[m2_at : m2_at + columns]
+        block_statistics(y[row * ldy + column :], ldy, rows, columns, mean, m2)
+
+
+@kernel(
+    "void(i8[::1], T[::1], i8, i8, T[::1], T[::1], i8, i8, i8, T[::1], i8, bool_, T[::1], T[::1], i8, T[::1], i8)",
+    parallel=True,
+)
+def correlate_tiles(
+    g, x, ldx, kind, coefficients, u, first, columns, group, y, ldy, accumulate, bias,
+    statistics, rows_per_block, scratch, scratch_stride,
+):  # fmt: skip
+    """y (+)= bias + the correlation of prologue(x) with transformed weights `u`, columns first .. first + columns.
+
+    Tasks are blocks of tiles by `group` columns, a multiple of the panel width. `bias` and `statistics` may be empty;
+    the latter are [blocks][mean, M2][COLUMNS], a block of tiles being `rows_per_block` rows of y. `scratch` holds
+    `scratch_stride` elements a thread.
+    """
+    blocks, groups = block_count(all_tiles(g), g[BLOCK]), block_count(columns, group)
+    panel = PRODUCTS * (g[DEPTH] * panel_width(x) + PAD)
+    for item in prange(blocks * groups):
+        block, j = np.int64(item) % blocks, np.int64(item) // blocks * group
+        _correlate_block(
+            g, block, first + j, min(group, columns - j), x, ldx, kind, coefficients,
+            u, j // panel_width(x) * panel, y, ldy, accumulate, bias,
+            statistics, rows_per_block, scratch, np.int64(get_thread_id()) * scratch_stride,
+        )  # fmt: skip
+
+
+@worker
+def _gather_output_gradients(g, first, count, dy, lddy, column, columns, d, d_at, matrix):
+    """Write A dy A' for tiles first .. first + count as panels of [PRODUCTS][tiles][panel width]."""
+    height, width, tile = g[TARGET_HEIGHT], g[TARGET_WIDTH], GRID + 1 - g[KERNEL]
+    lanes = panel_width(dy)
+    for c in range(0, columns, lanes):
+        n, to = min(lanes, columns - c), d_at + c // lanes * PRODUCTS * matrix
+        image, i, j = _tile_place(g, first)
+        for t in range(count):
+            h, w = i * tile, j * tile
+            at = ((image * height + h) * width + w) * lddy + column + c
+            if g[KERNEL] == 3:
+                gather_tile(
+                    OUTPUT_GRADIENT_3, dy, at, width * lddy, lddy, 0, height - h, 0, width - w, n,
+                    False, dy, 0, 0, d, to + t * lanes, matrix,
+                )  # fmt: skip
+            else:
+                gather_tile(
+                    OUTPUT_GRADIENT_5, dy, at, width * lddy, lddy, 0, height - h, 0, width - w, n,
+                    False, dy, 0, 0, d, to + t * lanes, matrix,
+                )  # fmt: skip
+            j += 1
+            if j == g[ACROSS]:
+                image, i, j = _tile_place(g, first + t + 1)
+
+
+@worker
+def _scatter_weight_gradient(g, u, u_at, ldu, matrix, channel, channels, column, columns, out, out_at, add):
+    """out[kernel, kernel, channels, columns] (+)= G' u G."""
+    n, all_columns = g[KERNEL], g[COLUMNS]
+    tap = g[DEPTH] * all_columns
+    for c in range(channels):
+        at = out_at + (channel + c) * all_columns + column
+        if n == 3:
+            scatter_tile(
+                WEIGHT_GRADIENT_3, u, u_at + c * ldu, matrix, out, at, n * tap, tap, n, n, columns, add, u, 0, False
+            )
+        else:
+            scatter_tile(
+                WEIGHT_GRADIENT_5, u, u_at + c * ldu, matrix, out, at, n * tap, tap, n, n, columns, add, u, 0, False
+            )
+
+
+@worker
+def _weight_gradient_block(
+    g, channel, channels, column, columns, first_block, last_block, x, ldx, kind, coefficients, dy, lddy,
+    out, out_at, add, scratch, v_at,
+):  # fmt: skip
+    """out (+)= the gradient of channels x columns weights from the tiles of blocks first_block .. last_block."""
+    size, width = g[BLOCK], panel_width(x)
+    ldv, ldu = padded_ld(channels), block_count(columns, width) * width
+    v_matrix, d_matrix, u_matrix = size * ldv + PAD, size * width + PAD, channels * ldu + PAD
+    d_at = v_at + PRODUCTS * v_matrix
+    u_at = d_at + PRODUCTS * d_matrix * (ldu // width)
+    for block in range(first_block, last_block):
+        first = block * size
+        count = min(size, all_tiles(g) - first)
+        _gather_inputs(g, first, count, x, ldx, kind, coefficients, channel, channels, scratch, v_at, ldv, v_matrix)
+        _gather_output_gradients(g, first, count, dy, lddy, column, columns, scratch, d_at, d_matrix)
+        for k in range(PRODUCTS):
+            multiply_block(
+                channels, columns, count, scratch, v_at + k * v_matrix, 1, ldv, scratch, d_at + k * d_matrix,
+                PRODUCTS * d_matrix, scratch, u_at + k * u_matrix, ldu, block > first_block,
+            )  # fmt: skip
+    _scatter_weight_gradient(g, scratch, u_at, ldu, u_matrix, channel, channels, column, columns, out, out_at, add)
+
+
+@kernel(
+    "void(i8[::1], T[::1], i8, i8, T[::1], T[::1], i8, T[::1], bool_, i8, i8, i8, T[::1], T[::1], i8)", parallel=True
+)
+def correlate_tile_weights(
+    g, x, ldx, kind, coefficients, dy, lddy, dw, accumulate, row_block, column_block, slots, slot_sums,
+    scratch, scratch_stride,
+):  # fmt: skip
+    """dw[kernel, kernel, in, out] (+)= G' [sum over tiles of (B' d B)' (A dy A')] G, d from prologue(x).
+
+    Tasks are slots, fixed ranges of tiles, by blocks of `row_block` x `column_block` channels. A single slot writes to
+    dw, several write to `slot_sums`, [slots] of dw's size.
+    """
+    blocks = block_count(all_tiles(g), g[BLOCK])
+    row_blocks, column_blocks = block_count(g[DEPTH], row_block), block_count(g[COLUMNS], column_block)
+    for item in prange(slots * row_blocks * column_blocks):
+        slot, rest = divmod(np.int64(item), row_blocks * column_blocks)
+        channel, column = rest // column_blocks * row_block, rest % column_blocks * column_block
+        _weight_gradient_block(
+            g, channel, min(row_block, g[DEPTH] - channel), column, min(column_block, g[COLUMNS] - column),
+            slot * blocks // slots, (slot + 1) * blocks // slots, x, ldx, kind, coefficients, dy, lddy,
+            dw if slots == 1 else slot_sums, slot * dw.size, accumulate and slots == 1,
+            scratch, np.int64(get_thread_id()) * scratch_stride,
+        )  # fmt: skip

@@ -1,0 +1,228 @@
+"""Winograd convolution: its matrices, exactly; all passes against the definition, with all that they do on the side."""
+
+from fractions import Fraction
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cnnzoo.kernels.convolution import ConvolutionShape
+from cnnzoo.kernels.toom_cook import derive, transpose
+from cnnzoo.kernels.winograd import Winograd
+from tests.kernels.convolution_layer import (
+    Layer,
+    assert_all_passes,
+    assert_batch_norm_on_load,
+    assert_bias_is_added,
+    assert_statistics,
+    drawn,
+    expected_passes,
+)
+from tests.kernels.pixel_matrix import margins, seeds
+from tests.shapes import MODELS, TAILS, list_convolutions
+
+DTYPES = [np.float32, np.float64]
+NETWORK_SHAPES = [s for s in list_convolutions(MODELS, images=1) if Winograd.refusal(s) is None]
+SHAPES = [
+    *(s for s in TAILS if Winograd.refusal(s) is None),
+    # Weights in slabs, tasks of part of their columns; blocks of many tiles, of whole images, and of no run of pixels.
+    ConvolutionShape(1, 4, 4, 512, 300, 3, 1, 1),
+    ConvolutionShape(3, 18, 13, 70, 40, 3, 1, 1),
+    ConvolutionShape(40, 9, 9, 10, 12, 3, 1, 0),
+    ConvolutionShape(1, 5, 400, 4, 8, 3, 1, 1),
+    ConvolutionShape(2, 13, 11, 24, 40, 5, 1, 2),
+]
+
+fractions = st.integers(-9, 9).map(Fraction)
+
+
+@st.composite
+def shapes(draw, channels=40, largest_image=15):
+    """Draw a convolution that the algorithm takes, with at least one output pixel."""
+    kernel = draw(st.sampled_from([3, 3, 5]))
+    padding = draw(st.integers(0, kernel - 1))
+    sizes = st.integers(max(1, kernel - 2 * padding), largest_image)
+    extents = draw(st.integers(1, 4)), draw(sizes), draw(sizes)
+    return ConvolutionShape(
+        *extents, draw(st.integers(1, channels)), draw(st.integers(1, channels)), kernel, 1, padding
+    )
+
+
+def name_of(s):
+    return f"{s.images}x{s.height}x{s.width}-{s.in_channels}to{s.out_channels}-k{s.kernel}p{s.padding}"
+
+
+class _Absolute:
+    """The algorithm with the absolute values of its matrices, on absolute values: what rounding errors are relative to.
+
+    Each number on the way to a result has an error relative to the sum of the absolute values of its terms.
+    """
+
+    def __init__(self, shape):
+        self.shape, self.m = shape, 7 - shape.kernel
+        self.a, self.g, self.b = (np.abs(np.array(matrix, float)) for matrix in derive(self.m, shape.kernel))
+
+    def tiles(self, x, size, step, padding, extents):
+        """Return the [size, size] patches of x, `step` apart, that `extents` outputs need."""
+        down, across = (-(-extent // self.m) for extent in extents)
+        padded = np.zeros((x.shape[0], down * step + 6, across * step + 6, x.shape[3]))
+        rows, columns = (min(x.shape[k], padded.shape[k] - padding) for k in (1, 2))
+        padded[:, padding : padding + rows, padding : padding + columns] = np.abs(x)[:, :rows, :columns]
+        return [
+            [padded[:, i * step : i * step + size, j * step : j * step + size] for j in range(across)]
+            for i in range(down)
+        ]
+
+    def correlate(self, x, w, padding, extents):
+        u = np.einsum("ki,lj,ijco->klco", self.g, self.g, np.abs(w))
+        rows = []
+        for line in self.tiles(x, 6, self.m, padding, extents):
+            products = [np.einsum("ki,lj,nijc,klco->nklo", self.b, self.b, d, u, optimize=True) for d in line]
+            rows.append(np.concatenate([np.einsum("ik,jl,nklo->nijo", self.a, self.a, m) for m in products], axis=2))
+        return np.concatenate(rows, axis=1)[:, : extents[0], : extents[1]]
+
+    def weight_gradient(self, x, dy):
+        s = self.shape
+        extents = s.out_height, s.out_width
+        total = 0.0
+        pairs = zip(
+            self.tiles(x, 6, self.m, s.padding, extents), self.tiles(dy, self.m, self.m, 0, extents), strict=True
+        )
+        for inputs, gradients in pairs:
+            for d, dy_tile in zip(inputs, gradients, strict=True):
+                v = np.einsum("ki,lj,nijc->nklc", self.b, self.b, d)
+                z = np.einsum("ik,jl,nijo->nklo", self.a, self.a, dy_tile)
+                total = total + np.einsum("nklc,nklo->klco", v, z)
+        return np.einsum("ki,lj,klco->ijco", self.g, self.g, total)
+
+
+# Roundings of the two transforms of each operand and of the result: a dot product of up to six terms, a constant.
+TRANSFORMS = 3 * 2 * 7
+
+
+def errors(shape, x, w, dy):
+    """Return (roundings, sizes) of each pass."""
+    absolute = _Absolute(shape)
+    rotated = np.flip(w, (0, 1)).swapaxes(2, 3)
+    tiles = shape.images * -(-shape.out_height // absolute.m) * -(-shape.out_width // absolute.m)
+    extents = (shape.out_height, shape.out_width), (shape.height, shape.width)
+    return {
+        "forward": (shape.in_channels + TRANSFORMS, absolute.correlate(x, w, shape.padding, extents[0])),
+        "input_gradient": (
+            shape.out_channels + TRANSFORMS,
+            absolute.correlate(dy, rotated, shape.kernel - 1 - shape.padding, extents[1]),
+        ),
+        "weight_gradient": (tiles + TRANSFORMS, absolute.weight_gradient(x, dy)),
+    }
+
+
+@given(data=st.data(), m=st.integers(1, 4), r=st.integers(1, 5))
+def test_matrices_give_the_correlation_exactly(data, m, r):
+    if m + r - 1 > 6:
+        with pytest.raises(ValueError, match="at most 6 multiplications"):
+            derive(m, r)
+        return
+    d = data.draw(st.lists(fractions, min_size=m + r - 1, max_size=m + r - 1))
+    g = data.draw(st.lists(fractions, min_size=r, max_size=r))
+    matrices = derive(m, r)
+
+    def times(matrix, x):
+        return [sum(c * value for c, value in zip(row, x, strict=True)) for row in matrix]
+
+    products = [a * b for a, b in zip(times(matrices.weights, g), times(matrices.input, d), strict=True)]
+    expected = [sum(d[i + k] * g[k] for k in range(r)) for i in range(m)]
+    assert times(matrices.output, products) == expected
+
+
+def test_transpose():
+    assert transpose(((1, 2, 3), (4, 5, 6))) == ((1, 4), (2, 5), (3, 6))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@settings(max_examples=100)
+@given(shape=shapes(), margin=margins, seed=seeds)
+def test_all_passes(dtype, shape, margin, seed):
+    assert_all_passes(Winograd, shape, dtype, seed, margin, errors)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("shape", SHAPES, ids=name_of)
+def test_tails(shape, dtype):
+    assert_all_passes(Winograd, shape, dtype, margin=(1, 2), errors=errors)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("shape", NETWORK_SHAPES, ids=name_of)
+def test_shapes_of_the_networks(shape, dtype):
+    assert_all_passes(Winograd, shape, dtype, errors=errors)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@given(shape=shapes(largest_image=9), margin=margins, seed=seeds, accumulate=st.booleans())
+def test_bias(dtype, shape, margin, seed, accumulate):
+    assert_bias_is_added(Winograd, shape, dtype, seed, margin, accumulate, errors)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@given(shape=shapes(largest_image=9), margin=margins, seed=seeds)
+def test_batch_norm_on_load_of_x(dtype, shape, margin, seed):
+    assert_batch_norm_on_load(Winograd, shape, dtype, seed, margin, errors)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@given(shape=shapes(largest_image=12), margin=margins, seed=seeds, biased=st.booleans())
+def test_statistics_of_the_output(dtype, shape, margin, seed, biased):
+    assert_statistics(Winograd, shape, dtype, seed, margin, biased)
+
+
+def test_statistics_want_blocks_that_are_runs_of_pixels():
+    assert Winograd(ConvolutionShape(1, 5, 400, 4, 8, 3, 1, 1), np.float32).statistics_rows is None
+
+
+@given(shape=shapes(largest_image=9), seed=seeds)
+def test_nan_reaches_all_that_depends_on_it(shape, seed):
+    """It may reach the rest of a tile too."""
+    x, w, dy, _ = drawn(shape, seed)
+    x.reshape(-1)[np.random.default_rng(seed).integers(0, x.size)] = np.nan
+    expected, layer = expected_passes(shape, x, w, dy), Layer(Winograd, shape)
+    assert np.all(np.isnan(layer.forward(x, w))[np.isnan(expected["forward"])])
+    assert np.all(np.isnan(layer.weight_gradient(x, dy))[np.isnan(expected["weight_gradient"])])
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(np.float32, 1e-4), (np.float64, 1e-10)])
+def test_error_at_512_channels(dtype, tolerance):
+    """Relative to the largest result, on standard normal operands."""
+    shape = ConvolutionShape(4, 4, 4, 512, 512, 3, 1, 1)
+    x, w, dy, _ = drawn(shape, 0, dtype)
+    layer = Layer(Winograd, shape, dtype)
+    actual = {
+        "forward": layer.forward(x, w),
+        "input_gradient": layer.input_gradient(dy, w),
+        "weight_gradient": layer.weight_gradient(x, dy),
+    }
+    for name, exact in expected_passes(shape, *(a.astype(np.float64) for a in (x, w, dy))).items():
+        assert np.abs(actual[name] - exact).max() <= tolerance * np.abs(exact).max()
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_fixed_shapes_take_every_path(dtype):
+    plans = [Winograd(shape, dtype) for shape in (*SHAPES, *NETWORK_SHAPES)]
+    assert {plan._slots > 1 for plan in plans} == {False, True}
+    assert {plan._row_block < plan.shape.in_channels for plan in plans} == {False, True}
+    assert {plan._forward.slab < plan.shape.out_channels for plan in plans} == {False, True}
+    assert {plan._forward.group < plan._forward.slab for plan in plans} == {False, True}
+    assert {plan.statistics_rows is None for plan in plans} == {False, True}
+
+
+@pytest.mark.parametrize(
+    ("shape", "reason"),
+    [
+        (ConvolutionShape(1, 8, 8, 4, 4, 3, 2, 1), "at stride 1"),
+        (ConvolutionShape(1, 8, 8, 4, 4, 3, 1, 3), "less padding"),
+        (ConvolutionShape(1, 8, 8, 4, 4, 1), "takes 3x3 and 5x5"),
+        (ConvolutionShape(1, 8, 8, 4, 4, 3, 1, 1, 4), "no groups"),
+    ],
+)
+def test_refusals(shape, reason):
+    assert reason in Winograd.refusal(shape)
