@@ -25,6 +25,7 @@ from cnnzoo.kernels import correlation
 from cnnzoo.kernels.blocks import block_count
 from cnnzoo.kernels.convolution import ConvolutionShape, plain
 from cnnzoo.kernels.correlation import DEPTH_BLOCK, ROW_BLOCK, add_slots, correlate, correlate_weights
+from cnnzoo.kernels.costs import COST_LANES, GATHERED_RUN, GATHERED_VECTOR, MULTIPLY_ADD, PACKED_VECTOR, count_vectors
 from cnnzoo.kernels.gemm import packed_size
 from cnnzoo.kernels.vectors import panel_columns
 
@@ -152,6 +153,24 @@ class Im2col:
     def refusal(shape: ConvolutionShape) -> str | None:
         """Return why this algorithm cannot take `shape`, or None if it can."""
         return None if shape.groups == 1 else f"it takes one group of channels, not {shape.groups}"
+
+    @staticmethod
+    def costs(shape: ConvolutionShape) -> dict[str, float]:
+        """Return the estimated cost of each pass; see `cnnzoo.kernels.costs`."""
+        s, taps = shape, shape.kernel**2
+        ins, outs = count_vectors(s.in_channels), count_vectors(s.out_channels)
+        def correlation(depth, depth_vectors, columns):
+            products = s.out_pixels * taps * depth * columns * COST_LANES
+            runs = 0 if taps == 1 else s.out_pixels * taps
+            return products * MULTIPLY_ADD + runs * (GATHERED_RUN + depth_vectors * GATHERED_VECTOR)
+
+        packing = taps * PACKED_VECTOR
+        forward = correlation(s.in_channels, ins, outs)
+        return {
+            "forward": forward + packing * s.in_channels * outs,
+            "input_gradient": correlation(s.out_channels, outs, ins) + packing * s.out_channels * ins,
+            "weight_gradient": forward,
+        }
 
     def __init__(self, shape: ConvolutionShape, dtype: np.dtype):
         self.shape = shape

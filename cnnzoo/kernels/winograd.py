@@ -28,6 +28,7 @@ from cnnzoo.kernels import winograd_passes
 from cnnzoo.kernels.blocks import block_count
 from cnnzoo.kernels.convolution import ConvolutionShape, plain
 from cnnzoo.kernels.correlation import add_slots
+from cnnzoo.kernels.costs import COST_LANES, MULTIPLY_ADD, TRANSFORMED_VECTORS, count_vectors
 from cnnzoo.kernels.vectors import panel_columns
 from cnnzoo.kernels.winograd_passes import (
     GRID,
@@ -136,6 +137,30 @@ class Winograd:
         if shape.kernel not in (3, 5) or shape.stride != 1 or shape.padding >= shape.kernel:
             return "takes 3x3 and 5x5 kernels at stride 1, with less padding than that"
         return None
+
+    @staticmethod
+    def costs(shape: ConvolutionShape) -> dict[str, float]:
+        """Return the estimated cost of each pass; see `cnnzoo.kernels.costs`."""
+        s, tile = shape, GRID + 1 - shape.kernel
+        ins, outs = count_vectors(s.in_channels), count_vectors(s.out_channels)
+
+        def correlation(extents, depth, depth_vectors, columns):
+            tiles = s.images * block_count(extents[0], tile) * block_count(extents[1], tile)
+            transforms = tiles * (depth_vectors + columns) + depth * columns
+            products = PRODUCTS * tiles * depth * columns * COST_LANES
+            return products * MULTIPLY_ADD + transforms * TRANSFORMED_VECTORS
+
+        forward = correlation((s.out_height, s.out_width), s.in_channels, ins, outs)
+        # The weight gradient transforms the tiles of each block of channels again for each block of the others.
+        tiles = s.images * block_count(s.out_height, tile) * block_count(s.out_width, tile)
+        again = tiles * (
+            ins * (block_count(s.out_channels, CHANNEL_BLOCK) - 1) + outs * (block_count(s.in_channels, CHANNEL_BLOCK) - 1)
+        )
+        return {
+            "forward": forward,
+            "input_gradient": correlation((s.height, s.width), s.out_channels, outs, ins),
+            "weight_gradient": forward + again * TRANSFORMED_VECTORS,
+        }
 
     def __init__(self, shape: ConvolutionShape, dtype: np.dtype):
         self.shape = s = shape

@@ -1,0 +1,22 @@
+"""The cost table: what the parts of a convolution take, by which an algorithm is chosen where nothing was measured.
+
+Nanoseconds on one core of a Zen 4 at 3.5 GHz with 512-bit vectors, fitted to `benchmarks/kernels.py`. Choices depend on
+ratios of these, which differ less between machines than the figures; they are the same for any number of threads.
+"""
+
+from cnnzoo.kernels.blocks import block_count
+
+PASSES = ("forward", "input_gradient", "weight_gradient")
+
+MULTIPLY_ADD = 0.019  # of a matrix product whose columns fill vectors
+GATHERED_RUN = 3.0  # of an im2col row: the channels of one tap
+GATHERED_VECTOR = 0.8  # of such a run
+PACKED_VECTOR = 20.0  # of weights packed into panels
+TRANSFORMED_VECTORS = 200.0  # a 6x6 grid of vectors, into or out of the transformed domain
+
+COST_LANES = 16  # of the vectors that the figures above count
+
+
+def count_vectors(channels: int) -> int:
+    """Return the vectors that hold `channels` channels."""
+    return block_count(channels, COST_LANES)
