@@ -51,6 +51,12 @@ class RunConfig:
         "model", "stride of MobileNet's first convolution; none: 1", None, minimum=1, below=2**31
     )
     dtype: str = _setting("model", "type of activations and weights", "float32", choices=("float32", "float64"))
+    algorithm: str | None = _setting(
+        "model",
+        "of convolutions, wherever it can compute them; none: the fastest",
+        None,
+        choices=("im2col", "winograd", "depthwise"),
+    )
     init_from: str | None = _setting(
         "model", "weights to start from: a safetensors file, or a folder of hexadecimal files", None
     )

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
 
-from cnnzoo.errors import ConfigError, ModelError, StateError, WeightsMismatchError
+from cnnzoo.errors import ConfigError, ModelError, StateError, WeightsMismatchError, suggest
+from cnnzoo.graph.algorithms import NAMES, Passes
 from cnnzoo.graph.initializers import random_key, stream
 from cnnzoo.graph.ledger import Ledger
 from cnnzoo.graph.liveness import ALIGNMENT
 from cnnzoo.graph.operator import Operator, Parameter
+from cnnzoo.graph.operators.convolution import WeightedSum
 from cnnzoo.graph.passes import DEFAULT_PASSES
 from cnnzoo.graph.plan import OperatorArrays, Plan
 from cnnzoo.graph.tensor import Graph
@@ -100,6 +102,53 @@ class Network:
         """Return name, start, stop and number of dimensions of each parameter, by its place in the arenas."""
         segments = [(name, s.start, s.stop, len(s.parameter.shape)) for name, s in self._slots.items()]
         return sorted(segments, key=lambda segment: segment[1])
+
+    # Algorithms ------------------------------------------------------------------------------------------------------
+
+    def algorithms(self) -> dict[str, list[str]]:
+        """Return what computes each convolution, its input's gradient and its weights', in the plans made so far.
+
+        Keys are "LAYER @IMAGES". The choice follows from the shapes alone unless something was pinned.
+        """
+        return {
+            f"{layer} @{images}": list(passes)
+            for (images, _), plan in self._plans.items()
+            for layer, passes in plan.algorithms().items()
+        }
+
+    def pin_algorithms(self, chosen: Mapping[str, Sequence[str]]) -> None:
+        """Use what `algorithms` returned, for those layers and numbers of images; before any of them is run.
+
+        Raises
+        ------
+        StateError
+            There is no such layer, or no such choice for it.
+        """
+        operators = {node.operator.name: node.operator for node in self.graph.nodes}
+        for key, names in chosen.items():
+            layer, _, images = key.rpartition(" @")
+            operator = operators.get(layer)
+            if not isinstance(operator, WeightedSum) or not images.isdigit() or len(names) != len(Passes._fields):
+                raise StateError(f"algorithms: expected those of a convolution of {self.name}, got {key}: {names}")
+            operator.pinned_algorithms[int(images)] = Passes(*names)
+        self._plans.clear()
+        self._pending = None
+
+    def prefer_algorithm(self, name: str | None) -> None:
+        """Use one algorithm wherever it accepts the shape; None: the one that the cost table says.
+
+        Raises
+        ------
+        ConfigError
+            There is none of that name.
+        """
+        if name is not None and name not in NAMES:
+            raise ConfigError(f"algorithm: expected one of {', '.join(NAMES)}, got {name!r}{suggest(str(name), NAMES)}")
+        for node in self.graph.nodes:
+            if isinstance(node.operator, WeightedSum):
+                node.operator.wanted_algorithm = name
+        self._plans.clear()
+        self._pending = None
 
     # Running ---------------------------------------------------------------------------------------------------------
 

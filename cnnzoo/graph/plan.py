@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from cnnzoo.graph.algorithms import Passes, Planned
 from cnnzoo.graph.layout import Layout, Place
 from cnnzoo.graph.ledger import Ledger, Pass, Work
 from cnnzoo.graph.liveness import Value
@@ -63,6 +64,11 @@ class Plan:
         except BaseException:  # an interrupt leaves no half of a plan
             self.unbind()
             raise
+
+    def algorithms(self) -> dict[str, Passes]:
+        """Return the names of the algorithms of each convolution, by the operator's name."""
+        states = zip(self._nodes, self._layout.requirements, strict=True)
+        return {node.operator.name: need.state.names for node, need in states if isinstance(need.state, Planned)}
 
     def unbind(self) -> None:
         """Let go of the arena, which can then be freed."""

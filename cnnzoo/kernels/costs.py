@@ -6,13 +6,12 @@ ratios of these, which differ less between machines than the figures; they are t
 
 from cnnzoo.kernels.blocks import block_count
 
-PASSES = ("forward", "input_gradient", "weight_gradient")
-
 MULTIPLY_ADD = 0.019  # of a matrix product whose columns fill vectors
 GATHERED_RUN = 3.0  # of an im2col row: the channels of one tap
 GATHERED_VECTOR = 0.8  # of such a run
 PACKED_VECTOR = 20.0  # of weights packed into panels
 TRANSFORMED_VECTORS = 200.0  # a 6x6 grid of vectors, into or out of the transformed domain
+STEP_VECTOR = 0.5  # of a depthwise sum: one tap
 
 COST_LANES = 16  # of the vectors that the figures above count
 

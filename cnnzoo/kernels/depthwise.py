@@ -27,6 +27,7 @@ from cnnzoo.kernels.blocks import block_count, block_rows, row
 from cnnzoo.kernels.compile import kernel, worker
 from cnnzoo.kernels.convolution import PLAIN, ConvolutionShape, plain
 from cnnzoo.kernels.correlation import add_slots
+from cnnzoo.kernels.costs import STEP_VECTOR, count_vectors
 from cnnzoo.kernels.simd import add, lanes, load, multiply_add, pointer, positive_part, prefetch, store, zeros
 
 MINIMUM_TASKS = 32  # a weight gradient is cut into so many tasks where the shape allows, for machines of many cores
@@ -327,6 +328,12 @@ class DepthwiseConvolution:
         if shape.groups == shape.in_channels == shape.out_channels:
             return None
         return f"it takes as many groups as channels, not {shape.groups} of {shape.in_channels} to {shape.out_channels}"
+
+    @staticmethod
+    def costs(shape: ConvolutionShape) -> dict[str, float]:
+        """Return the estimated cost of each pass; see `cnnzoo.kernels.costs`."""
+        cost = shape.out_pixels * shape.kernel**2 * count_vectors(shape.in_channels) * STEP_VECTOR
+        return {"forward": cost, "input_gradient": cost, "weight_gradient": cost}
 
     def __init__(self, shape: ConvolutionShape, dtype: np.dtype):
         self.shape = shape

@@ -159,6 +159,7 @@ class Im2col:
         """Return the estimated cost of each pass; see `cnnzoo.kernels.costs`."""
         s, taps = shape, shape.kernel**2
         ins, outs = count_vectors(s.in_channels), count_vectors(s.out_channels)
+
         def correlation(depth, depth_vectors, columns):
             products = s.out_pixels * taps * depth * columns * COST_LANES
             runs = 0 if taps == 1 else s.out_pixels * taps

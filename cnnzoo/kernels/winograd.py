@@ -153,9 +153,8 @@ class Winograd:
         forward = correlation((s.out_height, s.out_width), s.in_channels, ins, outs)
         # The weight gradient transforms the tiles of each block of channels again for each block of the others.
         tiles = s.images * block_count(s.out_height, tile) * block_count(s.out_width, tile)
-        again = tiles * (
-            ins * (block_count(s.out_channels, CHANNEL_BLOCK) - 1) + outs * (block_count(s.in_channels, CHANNEL_BLOCK) - 1)
-        )
+        in_blocks, out_blocks = (block_count(c, CHANNEL_BLOCK) for c in (s.in_channels, s.out_channels))
+        again = tiles * (ins * (out_blocks - 1) + outs * (in_blocks - 1))
         return {
             "forward": forward,
             "input_gradient": correlation((s.height, s.width), s.out_channels, outs, ins),

@@ -120,6 +120,7 @@ def create_model(
     image_shape: tuple[int, int, int] | None = None,
     dtype: str = "float32",
     dropout: float | None = None,
+    algorithm: str | None = None,
     **options: Any,
 ) -> Network:
     """Build a network with initial weights.
@@ -137,6 +138,8 @@ def create_model(
         "float32" or "float64".
     dropout : float, optional
         0 <= rate < 1, and 0 for a model that has none; the model's own by default.
+    algorithm : str, optional
+        "im2col", "winograd" or "depthwise", for every convolution that it can compute; the fastest by default.
     **options
         Variants of the network, such as ``growth_rate=12`` of DenseNet; those of its builder.
 
@@ -153,7 +156,9 @@ def create_model(
     """
     graph = build_graph(name, num_classes, image_shape=image_shape, dropout=dropout, **options)
     _check_whole("seed", seed, 0, below=2**63)
-    return Network(graph, name=name, seed=seed, dtype=dtype)
+    net = Network(graph, name=name, seed=seed, dtype=dtype)
+    net.prefer_algorithm(algorithm)
+    return net
 
 
 def _check_whole(name: str, value: Any, minimum: int, below: int = LARGEST) -> None:

@@ -110,6 +110,7 @@ class RunState:
             "position": self.position.to_dict(),
             "optimizer_steps": self.optimizer.steps,
             "random_step": self.net.random_step,
+            "algorithms": self.net.algorithms(),
             "epochs": [dataclasses.asdict(record) for record in self.epochs],
         }
         return arrays, values
@@ -138,6 +139,7 @@ class RunState:
         self.position = Position.from_dict(values["position"])
         self.optimizer.steps = values["optimizer_steps"]
         self.net.random_step = values["random_step"]
+        self.net.pin_algorithms(values["algorithms"])
         self.epochs[:] = [EpochRecord(**record) for record in values["epochs"]]
 
 

@@ -110,6 +110,7 @@ class Trainer:
             image_shape=self.dataset.image_shape,
             dtype=config.dtype,
             dropout=config.dropout,
+            algorithm=config.algorithm,
             **config.model_options,
         )
         if config.init_from is not None and self.resumed_from is None:

@@ -124,7 +124,8 @@ def test_memory_grows_with_the_batch():
     net = create_model("resnet18")
     sizes = [net.arena_bytes(images, training=True) for images in (1, 2, 8, 64)]
     assert sizes == sorted(set(sizes))
-    assert 20 * sizes[0] < sizes[3] < 64 * sizes[0]
+    # The scratch of the weights does not grow.
+    assert 10 * sizes[0] < sizes[3] < 64 * sizes[0]
 
 
 def test_dense_block_grows_in_one_buffer():

@@ -70,8 +70,14 @@ class LinearNetwork:
     def load_state_dict(self, weights):
         self.pack(weights, self.parameter_arena)
 
+    def algorithms(self):
+        return {}
 
-def make_linear_network(model, num_classes=10, seed=0, image_shape=None, dtype="float32", dropout=None):
+    def pin_algorithms(self, chosen):
+        assert not chosen
+
+
+def make_linear_network(model, num_classes=10, seed=0, image_shape=None, dtype="float32", dropout=None, algorithm=None):
     """Stand in for `create_model`."""
     return LinearNetwork(num_classes, image_shape, dtype, seed)
 

@@ -1,54 +1,28 @@
 """Convolution and the fully connected layer, which is a 1x1 convolution of one pixel."""
 
-from dataclasses import dataclass
-
 import numpy as np
 
 from cnnzoo.errors import ModelError
+from cnnzoo.graph.algorithms import Passes, choose_algorithms, plan_algorithms
 from cnnzoo.graph.initializers import Initializer, zeros
 from cnnzoo.graph.ledger import Pass
 from cnnzoo.graph.operator import Context, Matrix, Operator, Parameter, Requirements
 from cnnzoo.graph.tensor import Extent
 from cnnzoo.kernels.blocks import block_count, block_rows
 from cnnzoo.kernels.convolution import SCALE_SHIFT_RELU, ConvolutionShape, Prologue
-from cnnzoo.kernels.depthwise import DepthwiseConvolution
 from cnnzoo.kernels.elementwise import sum_rows
-from cnnzoo.kernels.im2col import Im2col
-from cnnzoo.kernels.winograd import Winograd
-
-Algorithm = DepthwiseConvolution | Winograd | Im2col
-ALGORITHMS: tuple[type[Algorithm], ...] = (DepthwiseConvolution, Winograd, Im2col)
-"""Convolution algorithms, the first that accepts a shape is taken."""
 
 
-@dataclass
-class _Passes:
-    """The algorithm for each pass at one batch size."""
+class WeightedSum(Operator):
+    """What convolution and the fully connected layer share: the three passes of a `ConvolutionShape`, and a bias.
 
-    forward: Algorithm
-    input_gradient: Algorithm
-    weight_gradient: Algorithm
-
-
-def choose_algorithm(shape: ConvolutionShape) -> type[Algorithm]:
-    """Return the first algorithm that accepts `shape`.
-
-    Raises
-    ------
-    ModelError
-        None does; the message gives each one's reason.
+    Attributes
+    ----------
+    wanted_algorithm : str or None
+        Used for every pass whose shape it accepts; None for what the cost table says.
+    pinned_algorithms : dict of int to Passes
+        What is used for a number of images, whatever the above says.
     """
-    refusals = []
-    for algorithm in ALGORITHMS:
-        reason = algorithm.refusal(shape)
-        if reason is None:
-            return algorithm
-        refusals.append(f"{algorithm.name}: {reason}")
-    raise ModelError(f"no algorithm for {shape}: {'; '.join(refusals)}")
-
-
-class _WeightedSum(Operator):
-    """What convolution and the fully connected layer share: the three passes of a `ConvolutionShape`, and a bias."""
 
     saves_inputs = (0,)
     skips_unwanted = True
@@ -59,6 +33,8 @@ class _WeightedSum(Operator):
         super().__init__(name)
         self.out_channels = weight.shape[0]
         self.has_bias = bias
+        self.wanted_algorithm: str | None = None
+        self.pinned_algorithms: dict[int, Passes] = {}
         self.parameters = (weight, Parameter("bias", (self.out_channels,), zeros)) if bias else (weight,)
 
     def shape(self, images: int, x: Extent) -> ConvolutionShape:
@@ -73,16 +49,21 @@ class _WeightedSum(Operator):
 
     def requirements(self, images: int, training: bool, dtype: np.dtype, *inputs: Extent) -> Requirements:
         shape = self.shape(images, inputs[0])
-        algorithm = choose_algorithm(shape)(shape, dtype)
-        sizes, columns = algorithm.scratch_sizes, self.out_channels
+        names = self.pinned_algorithms.get(images) or choose_algorithms(shape, self.wanted_algorithm)
+        planned = plan_algorithms(shape, names, dtype)
+        columns = self.out_channels
         bias_partials = block_count(shape.out_pixels, block_rows(columns)) * columns if self.has_bias else 0
         needs = Requirements(
-            state=_Passes(algorithm, algorithm, algorithm),
-            forward_scratch=sizes["forward"],
-            backward_scratch=max(sizes["input_gradient"], sizes["weight_gradient"], bias_partials),
+            state=planned,
+            forward_scratch=planned.forward.scratch_sizes["forward"],
+            backward_scratch=max(
+                planned.input_gradient.scratch_sizes["input_gradient"],
+                planned.weight_gradient.scratch_sizes["weight_gradient"],
+                bias_partials,
+            ),
         )
-        if training and self.collects_statistics and algorithm.statistics_rows:
-            blocks = block_count(shape.out_pixels, algorithm.statistics_rows)
+        if training and self.collects_statistics and planned.forward.statistics_rows:
+            blocks = block_count(shape.out_pixels, planned.forward.statistics_rows)
             needs.kept["statistics"] = (blocks * 2 * columns, None)
         return needs
 
@@ -134,7 +115,7 @@ class _WeightedSum(Operator):
             )
 
 
-class Convolution(_WeightedSum):
+class Convolution(WeightedSum):
     """y = correlate(x, w) + b, with a square kernel and one stride and one padding for both axes.
 
     Parameters
@@ -170,7 +151,7 @@ class Convolution(_WeightedSum):
         )
 
 
-class Linear(_WeightedSum):
+class Linear(WeightedSum):
     """y = x w + b over all values of an image: a 1x1 convolution of one pixel.
 
     Parameters
