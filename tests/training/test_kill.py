@@ -118,7 +118,9 @@ def test_run_killed_twice_ends_with_the_same_bytes(runs):
 @pytest.mark.slow
 def test_twenty_runs_each_killed_once_end_with_the_same_bytes(runs):
     """At any moment, from the start of the process on."""
-    expected, seconds = runs.finish("undisturbed")
+    expected, _ = runs.finish("undisturbed")
+    again, seconds = runs.finish("undisturbed again")  # a first run may compile
+    _assert_undisturbed(again, expected)
     rng = random.Random()
     for trial in range(20):
         moment = rng.uniform(0, seconds)
