@@ -8,6 +8,7 @@ from the defaults below.
 import dataclasses
 import functools
 import os
+import re
 import runpy
 import traceback
 from collections.abc import Mapping
@@ -19,6 +20,10 @@ from cnnzoo.errors import ConfigError, suggest
 from cnnzoo.recipes import recipe
 from cnnzoo.settings import UNSAID, Setting, describe_settings
 from cnnzoo.settings import setting as _setting
+
+_NUMBER = r"\d{1,9}(?:\.\d{1,9})?"
+_BUDGET = re.compile("".join(rf"(?:({_NUMBER}){unit})?" for unit in "dhms"))
+_UNITS = (86400, 3600, 60, 1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -163,6 +168,9 @@ class RunConfig:
     seed: int = _setting("run", "of weights, order, augmentation and dropout", 0, minimum=0, below=2**63)
     threads: int | None = _setting("run", "threads to compute with; none: one a core", None, minimum=1, below=1025)
     output_dir: str = _setting("run", "folder in which the run makes its own", "runs")
+    budget: str | None = _setting(
+        "run", "time to run for, as 6h or 1h30m: chooses the epochs, and stretches the schedule to them", None
+    )
     checkpoint_epochs: int = _setting("run", "epochs between two checkpoints to resume from", 1, minimum=1, below=2**31)
     checkpoint_minutes: float | None = _setting(
         "run", "minutes after which one is made within an epoch too", 10.0, minimum=0
@@ -188,6 +196,8 @@ class RunConfig:
             raise ConfigError("nesterov: expected a momentum above 0 with it, got 0")
         if self.schedule == "multi-step" and not self.milestones:
             raise ConfigError("milestones: expected one or more for the multi-step schedule, got none")
+        if self.budget is not None and not self.budget_seconds:
+            raise ConfigError(f"budget: expected a time such as 6h, 90m or 1h30m, got {self.budget!r}")
 
     def _set(self, name: str, setting: Setting) -> None:
         """Replace a field's value by the checked one."""
@@ -201,6 +211,12 @@ class RunConfig:
     def said(self) -> frozenset[str]:
         """Names of the settings that were given, not filled in."""
         return self._said  # type: ignore[attr-defined]
+
+    @property
+    def budget_seconds(self) -> float | None:
+        """The budget in seconds; None where there is none, or it is no time."""
+        match = None if self.budget is None else _BUDGET.fullmatch(self.budget)
+        return sum(float(n or 0) * unit for n, unit in zip(match.groups(), _UNITS, strict=True)) if match else None
 
     @property
     def model_options(self) -> dict[str, Any]:

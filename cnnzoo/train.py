@@ -62,6 +62,9 @@ def train(arguments: Sequence[str] | None) -> None:
                 return
             ledger = trainer.net.ledger = Ledger() if parsed.profile else None
             signals.stop = trainer.stop
+            trainer.plan()
+            if signals.received is not None:
+                raise Interrupt("interrupted before the first step", signals.received)
             history = trainer.fit()
             signals.stop = None
     if history.test is None and signals.received is not None:

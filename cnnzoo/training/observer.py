@@ -12,6 +12,9 @@ if TYPE_CHECKING:
 class Observer:
     """Base of those who want to know; each method does nothing until it is overridden."""
 
+    def plan_started(self, trainer: "Trainer") -> None:
+        """What the run will take is about to be measured."""
+
     def run_started(self, trainer: "Trainer", history: History) -> None:
         """All is ready, the run's folder is made."""
 

@@ -5,6 +5,7 @@ from abc import ABC, abstractmethod
 
 import numpy as np
 
+from cnnzoo.config import RunConfig
 from cnnzoo.errors import ConfigError
 from cnnzoo.graph.network import Network
 from cnnzoo.kernels.adamw import adamw_update
@@ -198,6 +199,15 @@ class AdamW(Optimizer):
             self.epsilon,
             self.steps,
         )
+
+
+def make_optimizer(config: RunConfig, net: Network) -> Optimizer:
+    """Return the optimizer that a run's settings describe."""
+    if config.optimizer == "adamw":
+        betas = (config.beta1, config.beta2)
+        return AdamW(net, config.lr, *betas, config.epsilon, config.weight_decay, config.decay_all)
+    form = (config.nesterov, config.momentum_form)
+    return SGD(net, config.lr, config.momentum, config.weight_decay, *form, config.decay_all)
 
 
 def _find_decayed(net: Network, decay_all: bool) -> tuple[np.ndarray, np.ndarray]:

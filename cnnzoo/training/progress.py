@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Literal, TextIO
 from tqdm import tqdm
 
 from cnnzoo.threads import get_num_threads
+from cnnzoo.training.forecast import Forecast, format_bytes
 from cnnzoo.training.history import EpochRecord, History
 from cnnzoo.training.metrics import Tally
 from cnnzoo.training.observer import Observer
@@ -35,22 +36,17 @@ class Progress(Observer):
         self._output = output
         self._terminal = sys.stderr if terminal is None else terminal
         self._bar: tqdm | None = None
+        self._described = False
         self._epochs = 0
         self._epoch = 0
         self._images = {"train": 0, "validation": 0, "test": 0}
         self._split = "train"
         self._clock = _Clock()
 
-    def run_started(self, trainer: "Trainer", history: History) -> None:
-        """Print the network, the data and the run's folder."""
+    def plan_started(self, trainer: "Trainer") -> None:
+        """Print the network and the data."""
+        self._described = True
         config, dataset = trainer.config, trainer.dataset
-        self._epochs = config.epochs
-        for split, batches in (
-            ("train", trainer.train_batches),
-            ("validation", trainer.validation_batches),
-            ("test", trainer.test_batches),
-        ):
-            self._images[split] = batches.num_images if batches is not None else 0
         threads = get_num_threads()
         self._print(
             f"{config.model}: {trainer.net.num_parameters:,} parameters, {config.dtype}, batches of "
@@ -62,8 +58,39 @@ class Progress(Observer):
             self._print(f"validation: {held_out:,} of the training images, held out to choose the best epoch")
         if dataset.note:
             self._print(dataset.note)
+
+    def run_started(self, trainer: "Trainer", history: History) -> None:
+        """Print what the run will take, its folder, and where it goes on."""
+        if not self._described:
+            self.plan_started(trainer)
+        self._epochs = trainer.config.epochs
+        for split, batches in (
+            ("train", trainer.train_batches),
+            ("validation", trainer.validation_batches),
+            ("test", trainer.test_batches),
+        ):
+            self._images[split] = batches.num_images if batches is not None else 0
+        if trainer.forecast is not None:
+            self._describe_forecast(trainer, trainer.forecast)
         self._print(f"run: {history.folder}")
         self._describe_resume(trainer)
+
+    def _describe_forecast(self, trainer: "Trainer", forecast: Forecast) -> None:
+        """Print what the run will take, and when it will end."""
+        free = "" if forecast.free_memory is None else f", {format_bytes(forecast.free_memory)} are free"
+        self._print(f"memory: {format_bytes(forecast.memory)} beside images and weights{free}")
+        if forecast.epoch_seconds is not None:
+            position, epochs = trainer.state.position, trainer.config.epochs
+            left = epochs - position.epoch - position.batch / trainer.train_batches.num_batches
+            seconds = left * forecast.epoch_seconds + forecast.test_seconds
+            end = time.localtime(time.time() + seconds)
+            day = "" if end[:3] == time.localtime()[:3] else time.strftime(" on %a %d %b", end)
+            self._print(
+                f"time: {format_seconds(forecast.epoch_seconds)} an epoch by {forecast.steps} steps measured, "
+                f"{format_seconds(seconds)} for {left:.3g} epoch{_s(left)}: until {time.strftime('%H:%M', end)}{day}"
+            )
+        if trainer.config.budget is not None:
+            self._print(f"budget: {trainer.config.epochs} epochs and the test in {trainer.config.budget}")
 
     def _describe_resume(self, trainer: "Trainer") -> None:
         """Print where a run goes on, or that there is none to go on with."""
@@ -193,5 +220,5 @@ def format_seconds(seconds: float) -> str:
     return tqdm.format_interval(round(seconds)).lstrip("0")
 
 
-def _s(count: int) -> str:
+def _s(count: float) -> str:
     return "" if count == 1 else "s"

@@ -58,30 +58,41 @@ def find_header(config: RunConfig, where: str) -> Header | None:
     return None
 
 
-def continue_config(config: RunConfig, header: Header) -> RunConfig:
-    """Return the settings of a run that goes on: its own, and those that were said anew and may differ.
+def continue_config(config: RunConfig, header: Header) -> tuple[RunConfig, RunConfig]:
+    """Return the settings of a run that goes on.
+
+    Parameters
+    ----------
+    config : RunConfig
+        What was said now.
+    header : Header
+
+    Returns
+    -------
+    config : RunConfig
+        The run's own settings, and those that were said anew and may differ.
+    asked : RunConfig
+        What was asked for: a budget may have made other epochs, and another course of the rate, of it.
 
     Raises
     ------
     ConfigError
-        A setting that was said differs from the run's and may not.
+        A setting that was said differs from what the run was asked for and may not.
     """
-    own = RunConfig.from_dict(header.config)
+    asked = RunConfig.from_dict(header.values["asked"])
     differences = list_differences(config, header)
     if differences:
         run = header.run_folder or header.path
-        words = "; ".join(
-            f"{name}: expected {getattr(own, name)!r}, got {getattr(config, name)!r}" for name in differences
-        )
-        raise ConfigError(f"{words}: the run in {run} began otherwise, and goes on with its own settings only")
-    said = {name: getattr(config, name) for name in config.said & FREE}
-    kept = {name: value for name, value in header.config.items() if name not in _OF_THE_MACHINE}
-    return RunConfig.from_dict(kept | said)
+        words = [f"{name}: expected {getattr(asked, name)!r}, got {getattr(config, name)!r}" for name in differences]
+        raise ConfigError(f"{'; '.join(words)}: the run in {run} began otherwise and goes on as it began")
+    anew = _list_changes(config, header)
+    own = {name: value for name, value in header.config.items() if name not in _OF_THE_MACHINE}
+    return RunConfig.from_dict(own | anew), asked.replace(**anew)
 
 
 def list_differences(config: RunConfig, header: Header) -> list[str]:
-    """Return the names of settings that were said, may not differ from the run's, and do."""
-    own = RunConfig.from_dict(header.config)
+    """Return the names of settings that were said, may not differ from what was asked when the run began, and do."""
+    own = RunConfig.from_dict(header.values["asked"])
     return [name for name in own.to_dict() if _differs(name, config, own)]
 
 
@@ -90,8 +101,15 @@ def _differs(name: str, config: RunConfig, own: RunConfig) -> bool:
     return not unsaid and name not in FREE and getattr(config, name) != getattr(own, name)
 
 
+def _list_changes(config: RunConfig, header: Header) -> dict[str, Any]:
+    """Return the settings that may differ, and were said now otherwise than when the run began."""
+    asked = RunConfig.from_dict(header.values["asked"])
+    said = {name: getattr(config, name) for name in config.said & FREE}
+    return {name: value for name, value in said.items() if value != getattr(asked, name) or name in _OF_THE_MACHINE}
+
+
 def _is_finished(header: Header, config: RunConfig) -> bool:
-    epochs = config.epochs if "epochs" in config.said else header.config["epochs"]
+    epochs = _list_changes(config, header).get("epochs", header.config["epochs"])
     return header.values["finished"] and header.epoch >= epochs
 
 

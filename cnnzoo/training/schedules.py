@@ -41,6 +41,20 @@ def learning_rate(config: RunConfig, step: int, steps_per_epoch: int) -> float:
     return config.lr * factor
 
 
+def stretch(config: RunConfig, epochs: int) -> RunConfig:
+    """Return a run of another number of epochs whose rate takes the same course, as far as whole epochs allow it."""
+    ratio = epochs / config.epochs
+    milestones = sorted({max(1, round(milestone * ratio)) for milestone in config.milestones})
+    return config.replace(
+        epochs=epochs,
+        warmup_epochs=config.warmup_epochs * ratio,
+        step_size=max(1, round(config.step_size * ratio)),
+        milestones=tuple(milestones),
+        restart_epochs=max(1, round(config.restart_epochs * ratio)),
+        gamma=config.gamma ** (1 / ratio) if config.schedule == "exponential" else config.gamma,
+    )
+
+
 def power(gamma: float, exponent: float) -> float:
     """Return gamma to a power of 0 or more, infinity where it is too large."""
     try:

@@ -1,5 +1,7 @@
 """The training loop."""
 
+import contextlib
+import dataclasses
 import json
 import math
 import os
@@ -8,25 +10,24 @@ from collections.abc import Mapping
 from importlib.metadata import version
 from typing import Any, Literal
 
-import numpy as np
-
 from cnnzoo.config import RunConfig
 from cnnzoo.data import Batches, choose_dataset, load_dataset
 from cnnzoo.errors import CheckpointError, DivergenceError, StateError
-from cnnzoo.graph.network import Network
 from cnnzoo.interop.model_file import ModelDescription, save_model
 from cnnzoo.interop.weights import load_weights
 from cnnzoo.models import create_model
 from cnnzoo.threads import set_num_threads
 from cnnzoo.training.averaging import WeightAverage
-from cnnzoo.training.checkpoint import BEST, LAST, Header, read_checkpoint, write_checkpoint
+from cnnzoo.training.checkpoint import BEST, LAST, Header, read_checkpoint
+from cnnzoo.training.forecast import WORTH_MEASURING, Forecast, check_memory, measure_evaluation, measure_step
 from cnnzoo.training.history import EpochRecord, History, find_best
 from cnnzoo.training.metrics import Metrics, Tally, evaluate
 from cnnzoo.training.observer import Observer
-from cnnzoo.training.optimizers import SGD, AdamW, Optimizer
+from cnnzoo.training.optimizers import make_optimizer
 from cnnzoo.training.resume import AUTO, continue_config, find_header
 from cnnzoo.training.run_folder import RunFolder
-from cnnzoo.training.schedules import learning_rate
+from cnnzoo.training.saving import Saver
+from cnnzoo.training.schedules import learning_rate, stretch
 from cnnzoo.training.splits import make_batches
 from cnnzoo.training.state import Position, RunState
 from cnnzoo.training.step import Stepper
@@ -67,6 +68,8 @@ class Trainer:
         As given.
     resumed_from : Header or None
         Of the checkpoint that the run goes on from.
+    forecast : Forecast or None
+        What the run will take; None before `plan` or `fit`.
     history : History or None
         What the run did so far; None before `fit`.
 
@@ -93,7 +96,7 @@ class Trainer:
         self.observer = observer or Observer()
         self.resume = None if resume is None else os.fspath(resume)
         self.resumed_from: Header | None = None
-        self.config = config = self._choose_config(config)
+        self.config, self._asked = config, _ = self._choose_config(config)
         self.dataset = load_dataset(
             *choose_dataset(config.dataset, config.data_dir),
             limit_train=config.limit_train,
@@ -115,7 +118,7 @@ class Trainer:
         )
         if config.init_from is not None and self.resumed_from is None:
             self.net.load_state_dict(load_weights(config.init_from))
-        self.optimizer = _make_optimizer(config, self.net)
+        self.optimizer = make_optimizer(config, self.net)
         self.state = RunState(
             net=self.net,
             optimizer=self.optimizer,
@@ -127,12 +130,43 @@ class Trainer:
         self._stepper = Stepper(self.net, self.optimizer, config.label_smoothing, config.clip_norm, self.state.average)
         self._started = time.time()
         self._stop = False
-        self._saved_at = 0.0
+        self.forecast: Forecast | None = None
         self.history: History | None = None
 
     def stop(self) -> None:
         """Let `fit` finish the step that is under way, save a checkpoint and return; may be called from anywhere."""
         self._stop = True
+
+    def plan(self, measure: bool = True) -> Forecast:
+        """Find out what the run will take, and choose the epochs that fit into a budget; `fit` does so where needed.
+
+        With a budget the schedule is stretched to the epochs that fit, unless the run has begun. A few steps are
+        measured and taken back: the run ends with the same bits.
+
+        Parameters
+        ----------
+        measure : bool
+            False: memory alone.
+
+        Raises
+        ------
+        ConfigError
+            The run takes more memory than is free, the message names the batch size that fits; or not one epoch fits
+            into the budget.
+        """
+        if measure:
+            self.observer.plan_started(self)
+        splits = [batches for batches in (self.train_batches, self.validation_batches, self.test_batches) if batches]
+        memory, free = check_memory(self.state, self.config, max(batches.num_images for batches in splits))
+        self.forecast = Forecast(memory=memory, free_memory=free)
+        left = (self.config.epochs - self.state.position.epoch) * self.steps_per_epoch
+        if measure and (left >= WORTH_MEASURING or self.config.budget is not None):
+            with contextlib.suppress(_Stop, DivergenceError):  # `fit` will come upon either again, and tell where
+                self.forecast = self._measure()
+        seconds = self.config.budget_seconds
+        if seconds is not None and self.optimizer.steps == 0 and self.forecast.epoch_seconds is not None:
+            self.config = stretch(self.config, self.forecast.fit_epochs(seconds))
+        return self.forecast
 
     def fit(self) -> History:
         """Train for the run's epochs, test the weights of the best one, and write the run's folder.
@@ -158,12 +192,15 @@ class Trainer:
         """
         if self.history is not None:
             raise StateError("fit: expected a trainer that has not run, got one that has; make a new one")
+        if self.forecast is None:
+            self.plan(measure=self.config.budget is not None)
         state = self.state
         resumed = None if self.resumed_from is None else self.resumed_from.run_folder
         self._folder = RunFolder(self.config, self.dataset, resumed, state.epochs)
         try:
             self.history = history = History(config=self.config, folder=self._folder.path, epochs=state.epochs)
-            self._save(LAST)
+            self._saver = self._make_saver()
+            self._saver.save(LAST)
             self.observer.run_started(self, history)
             while state.position.epoch < self.config.epochs:
                 self._run_epoch()
@@ -171,7 +208,7 @@ class Trainer:
             self.observer.run_done(history)
         except _Stop:
             if state.position.epoch < self.config.epochs:
-                self._save(LAST)
+                self._saver.save(LAST)
         finally:
             self._folder.close()
         return history
@@ -181,13 +218,13 @@ class Trainer:
         """Steps in an epoch; the last one may have fewer batches than the others."""
         return -(-self.train_batches.num_batches // self.config.accumulation)
 
-    def _choose_config(self, config: RunConfig) -> RunConfig:
-        """Return the run's settings with the data set's name; find the checkpoint to go on from, if any."""
+    def _choose_config(self, config: RunConfig) -> tuple[RunConfig, RunConfig]:
+        """Return the run's settings with the data set's name, and what was asked for; find what to go on from."""
         if self.resume is None or self.resume == AUTO:
             config = config.replace(dataset=choose_dataset(config.dataset, config.data_dir)[0])
         if self.resume is not None:
             self.resumed_from = find_header(config, self.resume)
-        return config if self.resumed_from is None else continue_config(config, self.resumed_from)
+        return (config, config) if self.resumed_from is None else continue_config(config, self.resumed_from)
 
     def _restore(self, header: Header) -> None:
         """Take over the state that a checkpoint holds."""
@@ -201,6 +238,20 @@ class Trainer:
         if self.state.position.batch == 0:
             self._keep_best()
         self._started = header.values["started"]
+
+    def _measure(self) -> Forecast:
+        """Return the forecast with times in it."""
+        assert self.forecast is not None
+        full_steps = self.train_batches.num_images // (self.config.batch_size * self.config.accumulation)
+        seconds, steps = measure_step(self.state, self._take_step, max(1, full_steps))
+        validation = self.validation_batches
+        seconds *= self.train_batches.num_batches / self.config.accumulation
+        return dataclasses.replace(
+            self.forecast,
+            epoch_seconds=seconds + (0.0 if validation is None else measure_evaluation(self.net, validation)),
+            test_seconds=measure_evaluation(self.net, self.test_batches),
+            steps=steps,
+        )
 
     def _run_epoch(self) -> None:
         """Train on what is left of the epoch, validate, record it, and save what is due."""
@@ -243,36 +294,38 @@ class Trainer:
             names.append(BEST)
         if config.checkpoint_keep is not None and record.epoch % config.checkpoint_keep == 0:
             names.append(f"epoch-{record.epoch:04}.safetensors")
-        self._save(*names)
+        self._saver.save(*names)
         self._keep_best()
 
     def _train(self) -> None:
-        """Take a step for each group of batches that the epoch still has."""
+        """Take the steps that the epoch still has."""
         position, batches, size = self.state.position, self.train_batches, self.config.accumulation
         while position.batch < batches.num_batches:
-            self._raise_if_stopped()
-            start = time.perf_counter()
-            group = range(position.batch, min(position.batch + size, batches.num_batches))
-            images = min(group.stop * batches.batch_size, batches.num_images) - group.start * batches.batch_size
-            step = group.start // size
-            self.optimizer.lr = learning_rate(
-                self.config, position.epoch * self.steps_per_epoch + step, self.steps_per_epoch
-            )
+            start, step = time.perf_counter(), position.batch // size
             try:
-                norm = self._stepper.take(
-                    (batches.extract_batch(position.epoch, index) for index in group), images, position.tally
-                )
+                norm = self._take_step(step)
             except DivergenceError as error:
                 raise DivergenceError(
                     f"epoch {position.epoch + 1}, step {step + 1}: {error}, at a learning rate of "
                     f"{self.optimizer.lr:g}; a lower one may help; {self._folder.checkpoints / LAST} is from before"
                 ) from None
-            position.batch = group.stop
+            position.batch = min((step + 1) * size, batches.num_batches)
             position.count_step(norm, self.config.clip_norm, time.perf_counter() - start)
             self.observer.step_done(position.tally)
-            if self._is_due():
-                self._save(LAST)
+            if self._saver.is_due:
+                self._saver.save(LAST)
         self._raise_if_stopped()
+
+    def _take_step(self, step: int) -> float:
+        """Take a step of the present epoch, counted from 0; return the norm of its gradient."""
+        self._raise_if_stopped()
+        position, batches, size = self.state.position, self.train_batches, self.config.accumulation
+        group = range(step * size, min((step + 1) * size, batches.num_batches))
+        images = min(group.stop * batches.batch_size, batches.num_images) - group.start * batches.batch_size
+        past = position.epoch * self.steps_per_epoch + step
+        self.optimizer.lr = learning_rate(self.config, past, self.steps_per_epoch)
+        loaded = (batches.extract_batch(position.epoch, index) for index in group)
+        return self._stepper.take(loaded, images, position.tally)
 
     def _evaluate(self, split: Literal["validation", "test"], batches: Batches, when: str) -> Metrics:
         self.observer.evaluation_started(split)
@@ -298,7 +351,12 @@ class Trainer:
         notes |= {"validation_loss": best.validation_loss, "validation_accuracy": best.validation_accuracy}
         notes |= {"test_loss": test.loss, "test_accuracy": test.accuracy}
         save_model(self._folder.weights_path, self.net, self._describe_model(notes))
-        self._write(trained, LAST, finished=True)
+        self._saver.write(trained, LAST, finished=True)
+
+    def _make_saver(self) -> Saver:
+        constants = {"started": self._started, "data_sha256": self._fingerprint, "asked": self._asked.to_dict()}
+        minutes = self.config.checkpoint_minutes
+        return Saver(self._folder.checkpoints, self.state, self._describe_model({}), constants, minutes)
 
     def _is_best(self) -> bool:
         """Tell whether the last epoch that was recorded is the best so far, or none is chosen."""
@@ -309,33 +367,6 @@ class Trainer:
         """Remember the weights of the epoch that has just ended, if one is chosen and it is the best so far."""
         if self.validation_batches is not None and self._is_best():
             self.state.best_weights = self.state.chosen_weights()
-
-    def _is_due(self) -> bool:
-        """Tell whether it is time for a checkpoint within the epoch."""
-        minutes = self.config.checkpoint_minutes
-        return minutes is not None and time.monotonic() - self._saved_at >= 60 * minutes
-
-    def _save(self, *names: str) -> None:
-        """Write the state to checkpoints of these names."""
-        if names:
-            self._write(self.state.capture(), *names)
-
-    def _write(
-        self, captured: tuple[dict[str, np.ndarray], dict[str, Any]], *names: str, finished: bool = False
-    ) -> None:
-        """Write a captured state to checkpoints of these names."""
-        arrays, values = captured
-        bad = [name for name, array in arrays.items() if not np.isfinite(array).all()]
-        if bad:
-            raise DivergenceError(
-                f"epoch {self.state.position.epoch + 1}: expected finite weights to save, "
-                f"found others, first in {bad[0]}"
-            )
-        values = {"started": self._started, "finished": finished, "data_sha256": self._fingerprint, **values}
-        notes = {"epoch": self.state.position.epoch}
-        for name in names:
-            write_checkpoint(self._folder.checkpoints / name, arrays, values, self._describe_model(notes).to_metadata())
-        self._saved_at = time.monotonic()
 
     def _raise_if_stopped(self) -> None:
         if self._stop:
@@ -352,11 +383,3 @@ class Trainer:
             notes={"cnnzoo": version("cnnzoo"), "data": self.dataset.source}
             | {name: json.dumps(value) for name, value in notes.items()},
         )
-
-
-def _make_optimizer(config: RunConfig, net: Network) -> Optimizer:
-    if config.optimizer == "adamw":
-        betas = (config.beta1, config.beta2)
-        return AdamW(net, config.lr, *betas, config.epsilon, config.weight_decay, config.decay_all)
-    form = (config.nesterov, config.momentum_form)
-    return SGD(net, config.lr, config.momentum, config.weight_decay, *form, config.decay_all)

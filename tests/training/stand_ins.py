@@ -49,6 +49,9 @@ class LinearNetwork:
         dw[:] = dlogits.T @ self._x + accumulate * dw
         db[:] = dlogits.sum(axis=0) + accumulate * db
 
+    def arena_bytes(self, images, training):
+        return 1000 * images * (1 + training)
+
     def find_not_finite(self, images):
         return "fc"
 

@@ -1,0 +1,145 @@
+"""What a run will take: memory before anything is allocated for it, and time by a few steps that are taken back."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from cnnzoo.config import RunConfig
+from cnnzoo.data import Batches
+from cnnzoo.errors import ConfigError
+from cnnzoo.graph.network import Network
+from cnnzoo.memory import free_memory
+from cnnzoo.training.state import RunState
+
+_MOST_STEPS, _LONGEST = 20, 1.0  # what is measured: so many steps, or those of so many seconds
+_LEAST_STEPS = 2
+WORTH_MEASURING = 10
+"""Steps of a run that is so short that measuring would take as long."""
+
+_MARGIN = 0.95  # of a budget; the rest is for checkpoints and for a machine that slows down
+
+
+@dataclass(frozen=True, kw_only=True)
+class Forecast:
+    """What a run will take.
+
+    Attributes
+    ----------
+    memory : int
+        Bytes, beside the images and the weights, which are there.
+    free_memory : int or None
+        Bytes; None where the system does not tell.
+    epoch_seconds : float or None
+        Of training and validation; None where nothing was measured.
+    test_seconds : float
+    steps : int
+        Training steps that were measured.
+    """
+
+    memory: int
+    free_memory: int | None
+    epoch_seconds: float | None = None
+    test_seconds: float = 0.0
+    steps: int = 0
+
+    def fit_epochs(self, seconds: float) -> int:
+        """Return how many epochs, and the test, fit into a wall time, with some of it to spare.
+
+        Raises
+        ------
+        ConfigError
+            Not one does.
+        """
+        assert self.epoch_seconds is not None
+        epochs = int((_MARGIN * seconds - self.test_seconds) / self.epoch_seconds)
+        if epochs < 1:
+            least = (self.epoch_seconds + self.test_seconds) / _MARGIN
+            raise ConfigError(f"budget: expected {least:.3g}s or more, for an epoch and the test, got {seconds:g}s")
+        return epochs
+
+
+def format_bytes(count: int) -> str:
+    """Return a size such as 12.3 MB or 4.56 GB, in powers of ten."""
+    return f"{count / 1e9:,.2f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"
+
+
+def count_memory(state: RunState, config: RunConfig, batch_size: int) -> int:
+    """Return the bytes that a run allocates beside the images and the weights, with batches of `batch_size`.
+
+    Activations, their gradients and scratch; the gradients of the weights; what the optimizer and the average keep;
+    two batches of images; and copies of all state while a checkpoint is written.
+    """
+    net = state.net
+    weights = net.parameter_arena.nbytes
+    kept = weights * len(state.optimizer.state)
+    copies = kept + weights * (2 if config.ema_decay is None else 3)  # one is the best weights, which are remembered
+    channels, height, width = net.image_shape
+    batches = 2 * batch_size * channels * height * width * net.parameter_arena.itemsize
+    arena = max(net.arena_bytes(batch_size, training) for training in (True, False))
+    return arena + weights + kept + copies + batches
+
+
+def check_memory(state: RunState, config: RunConfig, num_images: int) -> tuple[int, int | None]:
+    """Return the bytes that a run will allocate, and those that are free.
+
+    Parameters
+    ----------
+    state : RunState
+    config : RunConfig
+    num_images : int
+        Of the largest split: no batch is larger.
+
+    Raises
+    ------
+    ConfigError
+        It is more than is free; the message names the largest batch that fits.
+    """
+    batch_size = min(config.batch_size, num_images)
+    memory, free = count_memory(state, config, batch_size), free_memory()
+    if free is not None and memory > free:
+        # The largest size below that fits; `fits` stays 0 where not even one image does.
+        fits, too_large = 0, batch_size
+        while too_large - fits > 1:
+            middle = (fits + too_large) // 2
+            if count_memory(state, config, middle) <= free:
+                fits = middle
+            else:
+                too_large = middle
+        advice = f"{fits} or fewer would fit" if fits else "not even one image fits"
+        raise ConfigError(
+            f"batch_size: expected batches for which the {format_bytes(free)} of free memory suffice, "
+            f"got {batch_size}, which take {format_bytes(memory)}; {advice}"
+        )
+    return memory, free
+
+
+def measure_step(state: RunState, take_step: Callable[[int], object], num_steps: int) -> tuple[float, int]:
+    """Return the seconds of a training step, and how many were measured; the state is as before afterwards.
+
+    Parameters
+    ----------
+    state : RunState
+    take_step : callable
+        Takes the step of this number of an epoch.
+    num_steps : int
+        Full steps in an epoch, at least 1.
+    """
+    captured = state.capture()
+    try:
+        take_step(0)  # compiles, plans, touches memory for the first time
+        start, steps = time.perf_counter(), 0
+        while steps < _LEAST_STEPS or (steps < _MOST_STEPS and time.perf_counter() - start < _LONGEST):
+            take_step(steps % num_steps)
+            steps += 1
+        return (time.perf_counter() - start) / steps, steps
+    finally:
+        state.restore(*captured)
+
+
+def measure_evaluation(net: Network, batches: Batches) -> float:
+    """Return the seconds that evaluating a split takes, from its first batch."""
+    net.forward(batches.extract_batch(0, 0)[0])
+    start = time.perf_counter()
+    images, _ = batches.extract_batch(0, 0)
+    net.forward(images)
+    return (time.perf_counter() - start) / len(images) * batches.num_images
