@@ -60,11 +60,11 @@ def train(arguments: Sequence[str] | None) -> None:
             except FinishedError as error:
                 print(json.dumps({"folder": error.folder, "finished": True}) if parsed.json else error)
                 return
-            ledger = trainer.net.ledger = Ledger() if parsed.profile else None
             signals.stop = trainer.stop
             trainer.plan()
             if signals.received is not None:
                 raise Interrupt("interrupted before the first step", signals.received)
+            ledger = trainer.net.ledger = Ledger() if parsed.profile else None
             history = trainer.fit()
             signals.stop = None
     if history.test is None and signals.received is not None:

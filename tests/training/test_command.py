@@ -289,7 +289,8 @@ def test_data_set_asked_for_by_name_is_not_replaced(run, tmp_path, monkeypatch):
 @pytest.mark.usefixtures("linear")
 def test_output_folder_that_cannot_be_made(run, data, tmp_path):
     (tmp_path / "runs").write_text("a file")
-    _refused(run("--model", "linear", "--data-dir", data), 1, str(tmp_path / "runs"), "File exists")
+    code, _, errors = run("--model", "linear", "--data-dir", data)
+    assert (code, errors) == (1, f"cnnzoo train: {tmp_path / 'runs'}: File exists\n")
 
 
 def test_process_exits_with_the_code_and_no_traceback():
