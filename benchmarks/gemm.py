@@ -55,6 +55,8 @@ def list_products(models: Sequence[str], images: int) -> dict[Product, Counter[s
 
     products: dict[Product, Counter[str]] = {}
     for shape, counts in list_convolutions(models, images).items():
+        if shape.groups > 1:
+            continue  # no product of matrices
         for product in _products_of(shape, images):
             products.setdefault(product, Counter()).update(counts)
     return dict(sorted(products.items()))
@@ -85,16 +87,6 @@ def _capped(pixels: int, depth: int, images: int) -> int:
     return pixels // images * min(images, fitting)
 
 
-def _aligned(shape: tuple[int, ...]) -> Any:
-    """Return an array of float32 that begins with a cache line, as all arrays of a network do."""
-    import numpy as np
-
-    size, line = math.prod(shape), 64 // 4
-    memory = np.empty(size + line, np.float32)
-    start = -memory.ctypes.data // 4 % line
-    return memory[start : start + size].reshape(shape)
-
-
 class Contest:
     """One product's operands, and its computation by both, each into an array of its own."""
 
@@ -107,15 +99,15 @@ class Contest:
         self.product = product
         transposed, rows, columns, depth = product
         rng = np.random.default_rng(0)
-        self.a = _aligned((depth, rows) if transposed else (rows, depth))
-        self.b = _aligned((depth, columns))
+        self.a = harness.aligned((depth, rows) if transposed else (rows, depth))
+        self.b = harness.aligned((depth, columns))
         for operand in (self.a, self.b):
             rng.standard_normal(out=operand, dtype=np.float32)
-        self.ours, self.theirs = _aligned((rows, columns)), _aligned((rows, columns))
+        self.ours, self.theirs = harness.aligned((rows, columns)), harness.aligned((rows, columns))
         pixels, channels = self.a.shape
         layer = Im2col(ConvolutionShape(pixels, 1, 1, channels, columns, kernel=1), np.dtype(np.float32))
         a, b, c = self.a.reshape(-1), self.b.reshape(-1), self.ours.reshape(-1)
-        scratch = _aligned((layer.scratch_sizes["weight_gradient" if transposed else "forward"],))
+        scratch = harness.aligned((layer.scratch_sizes["weight_gradient" if transposed else "forward"],))
 
         def run_ours():
             if transposed:
@@ -171,14 +163,16 @@ def run(arguments: Sequence[str] | None) -> None:
     """Print the table that the arguments ask for."""
     parser = harness.parser(__doc__.splitlines()[0], "python benchmarks/gemm.py --json benchmarks/results/gemm.json")
     parser.add_argument(
-        "--models", type=lambda text: text.split(","), default=",".join(MODELS), metavar="NAMES",
+        "--models", type=harness.names, default=",".join(MODELS), metavar="NAMES",
         help="of these networks (default: %(default)s)",
     )  # fmt: skip
     parsed = parser.parse(arguments)
     harness.use_threads(parsed.threads)
     from tqdm import tqdm
 
-    products = list_products(parsed.models, parsed.batch_size)
+    from cnnzoo.models import list_models
+
+    products = list_products(harness.choose("--models", parsed.models, list_models()), parsed.batch_size)
     compiling = compile_seconds()
     results = []
     for product, counts in tqdm(products.items(), file=sys.stderr, disable=not sys.stderr.isatty()):

@@ -1,7 +1,9 @@
 """What all benchmarks share: arguments, turns, medians, the machine's description, results on disk."""
 
 import json
+import math
 import os
+import re
 import shlex
 import statistics
 import subprocess
@@ -10,13 +12,17 @@ import time
 from argparse import ArgumentTypeError
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from cnnzoo.atomic import write_atomically
 from cnnzoo.command import Parser
+from cnnzoo.errors import CnnzooError, ConfigError, suggest
 from cnnzoo.threads import count_cores
 
 ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "benchmarks" / "results"
 PAUSE_SECONDS = 0.1
 
 
@@ -86,15 +92,18 @@ def _commit() -> str | None:
         return None
 
 
-def parser(description: str, example: str) -> Parser:
-    """Return a parser with the arguments that all benchmarks take."""
+def parser(description: str, example: str, json_default: str = "nowhere") -> Parser:
+    """Return a parser with the arguments that all benchmarks take; `json_default` is for the help."""
     result = Parser(description=description, epilog=f"example:\n  {example}")
     result.add_argument("--batch-size", type=positive, default=128, metavar="N", help="images (default: %(default)s)")
     result.add_argument("--rounds", type=positive, default=7, metavar="N", help="turns of each (default: %(default)s)")
     result.add_argument(
         "--threads", type=positive, default=count_cores(), metavar="N", help="threads of each (default: %(default)s)"
     )
-    result.add_argument("--json", metavar="FILE", help="write the results, and the machine's description, here")
+    result.add_argument(
+        "--json", type=new_file, metavar="FILE",
+        help=f"write the results, and the machine's description, here (default: {json_default})",
+    )  # fmt: skip
     return result
 
 
@@ -105,19 +114,94 @@ def positive(text: str) -> int:
     return int(text)
 
 
-def one_of(choices: Sequence[str]) -> Callable[[str], list[str]]:
-    """Return what reads names with commas between them, each one of `choices`."""
-
-    def read(text: str) -> list[str]:
-        names = text.split(",")
-        for name in names:
-            if name not in choices:
-                raise ArgumentTypeError(f"expected names among {', '.join(choices)}, got {name!r}")
-        return names
-
-    return read
+def whole(flag: str, text: str) -> int:
+    """Return a whole number of 0 or more."""
+    if not text.isdecimal():
+        raise ConfigError(f"{flag}: expected whole numbers of 0 or more, got {text!r}")
+    return int(text)
 
 
-def write_json(path: str, machine: dict[str, Any], results: Any) -> None:
-    """Write a benchmark's results."""
-    Path(path).write_text(json.dumps({"machine": machine, "results": results}, indent=1) + "\n")
+def names(text: str) -> list[str]:
+    """Read names with commas between them."""
+    return text.split(",")
+
+
+def choose(flag: str, asked: Sequence[str], known: Sequence[str]) -> list[str]:
+    """Return which of the `known` names an argument asks for, in their order; "all" asks for all.
+
+    Raises
+    ------
+    ConfigError
+        One of them is not known.
+    """
+    for name in asked:
+        if name not in (*known, "all"):
+            expected = ", ".join(known)
+            raise ConfigError(f"{flag}: expected all, or names among {expected}, got {name!r}{suggest(name, known)}")
+    return [name for name in known if name in asked or "all" in asked]
+
+
+def has_torch() -> bool:
+    """Tell whether PyTorch is installed."""
+    return find_spec("torch") is not None
+
+
+def require_torch() -> None:
+    """Raise `ConfigError` unless PyTorch is installed."""
+    if not has_torch():
+        raise ConfigError("--peer torch: expected PyTorch to be installed, found none; `pip install cnnzoo[peer]`")
+
+
+def new_file(text: str) -> str:
+    """Read the path of a file that can be made."""
+    path = Path(text)
+    if path.is_dir() or not path.parent.is_dir():
+        raise ArgumentTypeError(f"expected a file in a folder that is there, got {text!r}")
+    return text
+
+
+def aligned(shape: tuple[int, ...]) -> Any:
+    """Return an array of float32 that begins with a cache line, as all arrays of a network do."""
+    import numpy as np
+
+    size, line = math.prod(shape), 64 // 4
+    memory = np.empty(size + line, np.float32)
+    start = -memory.ctypes.data // 4 % line
+    return memory[start : start + size].reshape(shape)
+
+
+def write_json(path: str | Path, machine: dict[str, Any], results: Any) -> None:
+    """Write a benchmark's results, all of one machine and one run."""
+    _write(path, {"machine": machine, "results": results})
+
+
+def read_results(path: str | Path) -> dict[str, dict[str, Any]]:
+    """Return the results that a file holds by their keys; none where there is no file.
+
+    Raises
+    ------
+    CnnzooError
+        It is no file of results by their keys.
+    """
+    if not Path(path).exists():
+        return {}
+    try:
+        return dict(json.loads(Path(path).read_text())["results"])
+    except (ValueError, KeyError, TypeError):
+        raise CnnzooError(f"{path}: expected results that this benchmark wrote, found something else") from None
+
+
+def update_results(path: str | Path, found: Mapping[str, Any]) -> None:
+    """Put results into a file by their keys, and keep what it holds under others.
+
+    Each of them has to say by itself where, when and with what it was measured, for they may differ in that.
+    """
+    results = read_results(path) | dict(found)
+    _write(path, {"results": dict(sorted(results.items()))})
+
+
+def _write(path: str | Path, content: dict[str, Any]) -> None:
+    """Write JSON with a line for each value, and for each list of plain values one."""
+    text = json.dumps(content, indent=1)
+    text = re.sub(r"\[\n\s*([^][{}]*?)\n\s*\]", lambda found: "[" + re.sub(r",\n\s*", ", ", found[1]) + "]", text)
+    write_atomically(path, text.encode() + b"\n")

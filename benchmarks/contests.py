@@ -1,0 +1,116 @@
+"""Which passes of which convolutions are measured, and the measurement of one: verified, then timed in turns."""
+
+import time
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from benchmarks import harness
+from benchmarks.convolutions import Entrant, Operands, enter_algorithm, enter_numpy, enter_torch, verify
+from cnnzoo.graph.algorithms import choose_algorithms, list_candidates
+from cnnzoo.kernels.convolution import ConvolutionShape
+from tests.shapes import list_convolutions
+
+SECONDS_A_TURN = 0.05
+LAYOUTS = ("nchw", "channels_last")
+IMAGE_CHANNELS = 3  # an input of so many channels or fewer is the images, whose gradient nobody needs
+
+
+@dataclass(frozen=True)
+class Task:
+    """One pass of one convolution, and how often each model has it."""
+
+    shape: ConvolutionShape
+    direction: str
+    counts: Counter[str]
+
+    @property
+    def operations(self) -> int:
+        """Multiplications and additions of the direct method."""
+        return 2 * self.shape.multiply_adds
+
+
+def name_of(s: ConvolutionShape) -> str:
+    """Return what tables call a shape: "32x32 64-128 3x3/2"."""
+    kind = " depthwise" if s.groups > 1 else ""
+    padding = f" padding {s.padding}" if s.padding != s.kernel // 2 else ""
+    return f"{s.height}x{s.width} {s.in_channels}-{s.out_channels} {s.kernel}x{s.kernel}/{s.stride}{padding}{kind}"
+
+
+def list_tasks(
+    models: Iterable[str], images: int, passes: Sequence[str], algorithms: Sequence[str], parts: Iterable[str] = ("",)
+) -> list[Task]:
+    """Return the passes of the models' distinct convolutions that one of `algorithms` accepts.
+
+    Parameters
+    ----------
+    parts : iterable of str
+        A convolution's name has one of them in it.
+    """
+    return [
+        Task(shape, direction, counts)
+        for shape, counts in list_convolutions(models, images).items()
+        if shape.height * shape.width > 1
+        and any(part in name_of(shape) for part in parts)
+        and not list_candidates(shape).keys().isdisjoint(algorithms)
+        for direction in passes
+        if direction != "input_gradient" or shape.in_channels > IMAGE_CHANNELS
+    ]
+
+
+def list_entrants(
+    operands: Operands, direction: str, algorithms: Sequence[str], peers: Sequence[str] = ()
+) -> Iterator[tuple[str, Entrant]]:
+    """Yield the name and the entrant of each program that computes a pass, those of cnnzoo first."""
+    for name, algorithm in list_candidates(operands.shape).items():
+        if name in algorithms:
+            yield name, enter_algorithm(algorithm, operands, direction)
+    if "torch" in peers:
+        for layout in LAYOUTS:
+            yield f"torch {layout}", enter_torch(layout, operands, direction)
+    if "numpy" in peers and operands.shape.groups == 1:
+        yield "numpy", enter_numpy(operands, direction)
+
+
+def measure(task: Task, algorithms: Sequence[str], peers: Sequence[str], rounds: int) -> dict[str, Any]:
+    """Verify all programs, then time them in turns; returns what the task is, and what each program took.
+
+    Raises
+    ------
+    CnnzooError
+        A program's result is wrong.
+    """
+    operands = Operands(task.shape)
+    entrants = dict(list_entrants(operands, task.direction, algorithms, peers))
+    errors = verify(operands, task.direction, entrants)
+    runs = {name: entrant.run for name, entrant in entrants.items()}
+    seconds = harness.in_turns(runs, rounds, harness.calls_for(next(iter(runs.values())), SECONDS_A_TURN))
+    return {
+        "name": name_of(task.shape),
+        "pass": task.direction,
+        "shape": asdict(task.shape),
+        "counts": dict(task.counts),
+        "operations": task.operations,
+        "chosen": getattr(choose_algorithms(task.shape), task.direction),
+        "programs": {
+            name: {"median": harness.median(times), "error": errors[name], "seconds": times}
+            for name, times in seconds.items()
+        },
+    }
+
+
+def measure_compiling(tasks: Iterable[Task], algorithms: Sequence[str]) -> dict[str, float]:
+    """Return what each algorithm's first calls take on one image: compiling, or loading what was compiled before."""
+    seconds: dict[str, float] = {}
+    done: set[tuple[str, str]] = set()
+    for task in tasks:
+        for name in list_candidates(task.shape):
+            if name in algorithms and (name, task.direction) not in done:
+                done.add((name, task.direction))
+                operands = Operands(replace(task.shape, images=1))
+                start = time.perf_counter()
+                for _, entrant in list_entrants(operands, task.direction, [name]):
+                    entrant.run()
+                seconds[name] = seconds.get(name, 0.0) + time.perf_counter() - start
+    return seconds
