@@ -60,7 +60,7 @@ class RunConfig:
         "model",
         "of convolutions, wherever it can compute them; none: the fastest",
         None,
-        choices=("im2col", "winograd", "depthwise"),
+        choices=("im2col", "winograd", "dense", "depthwise"),
     )
     init_from: str | None = _setting(
         "model", "weights to start from: a safetensors file, or a folder of hexadecimal files", None

@@ -7,13 +7,14 @@ import numpy as np
 
 from cnnzoo.errors import ModelError, StateError
 from cnnzoo.kernels.convolution import ConvolutionShape
+from cnnzoo.kernels.dense import Dense
 from cnnzoo.kernels.depthwise import DepthwiseConvolution
 from cnnzoo.kernels.im2col import Im2col
 from cnnzoo.kernels.winograd import Winograd
 
-Algorithm = DepthwiseConvolution | Winograd | Im2col
+Algorithm = DepthwiseConvolution | Winograd | Im2col | Dense
 
-ALGORITHMS: tuple[type[Algorithm], ...] = (DepthwiseConvolution, Winograd, Im2col)
+ALGORITHMS: tuple[type[Algorithm], ...] = (DepthwiseConvolution, Winograd, Im2col, Dense)
 """All algorithms; of those that cost the same the first is taken."""
 
 NAMES = tuple(algorithm.name for algorithm in ALGORITHMS)

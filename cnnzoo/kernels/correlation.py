@@ -48,7 +48,8 @@ def transform_run(kind, x, x_at, coefficients, channels, first, count, z, z_at, 
 
 
 @worker
-def _add_run(x, x_at, y, y_at, count):
+def add_run(x, x_at, y, y_at, count):
+    """y[y_at + i] += x[x_at + i] for i < count."""
     px, py = pointer(x), pointer(y)
     for c in range(0, count, lanes(py)):
         n = count - c
@@ -96,7 +97,7 @@ def _scatter_block(g, first, count, column, columns, block, block_at, ld, y, ldy
         at = ((image * g[TARGET_HEIGHT] + h) * g[TARGET_WIDTH] + w) * ldy + column
         row_at = block_at + (p - first) * ld
         if accumulate:
-            _add_run(block, row_at, y, at, columns)
+            add_run(block, row_at, y, at, columns)
         else:
             copy_run(block, row_at, y, at, columns)
 
@@ -147,7 +148,7 @@ def _correlate_block(
         _scatter_block(g, first, count, column, columns, out, out_at, ldo, y, ldy, accumulate)
     if bias.size > 0:
         for r in range(first, first + count):
-            _add_run(bias, column, y, r * ldy + column, columns)
+            add_run(bias, column, y, r * ldy + column, columns)
     if statistics.size > 0:
         at = block * 2 * g[COLUMNS] + column
         m2_at = at + g[COLUMNS]

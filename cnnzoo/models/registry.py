@@ -139,7 +139,7 @@ def create_model(
     dropout : float, optional
         0 <= rate < 1, and 0 for a model that has none; the model's own by default.
     algorithm : str, optional
-        "im2col", "winograd" or "depthwise", for every convolution that it can compute; the fastest by default.
+        "im2col", "winograd", "dense" or "depthwise", for every convolution that it can compute; the fastest by default.
     **options
         Variants of the network, such as ``growth_rate=12`` of DenseNet; those of its builder.
 

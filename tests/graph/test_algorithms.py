@@ -12,13 +12,15 @@ from tests.shapes import TAILS, list_convolutions
 
 LARGE = ConvolutionShape(128, 16, 16, 128, 128, 3, 1, 1)
 STRIDED = ConvolutionShape(128, 16, 16, 128, 128, 3, 2, 1)
-SINGLE_IMAGE = ConvolutionShape(1, 2, 2, 512, 512, 3, 1, 1)
+SINGLE_IMAGE = ConvolutionShape(1, 4, 4, 512, 512, 3, 1, 1)
+FEW_PIXELS = ConvolutionShape(128, 2, 2, 512, 512, 3, 1, 1)
 
 
 def test_the_cheapest_that_accepts_is_chosen():
     assert choose_algorithms(LARGE) == Passes("winograd", "winograd", "winograd")
     assert choose_algorithms(STRIDED) == Passes("im2col", "im2col", "im2col")
     assert choose_algorithms(SINGLE_IMAGE) == Passes("im2col", "im2col", "im2col")
+    assert choose_algorithms(FEW_PIXELS) == Passes("dense", "dense", "dense")
 
 
 def test_a_wanted_algorithm_is_taken_where_it_accepts():
