@@ -171,6 +171,7 @@ class RunConfig:
     budget: str | None = _setting(
         "run", "time to run for, as 6h or 1h30m: chooses the epochs, and stretches the schedule to them", None
     )
+    tensorboard: bool = _setting("run", "write event files for TensorBoard, by tensorboardX", False)
     checkpoint_epochs: int = _setting("run", "epochs between two checkpoints to resume from", 1, minimum=1, below=2**31)
     checkpoint_minutes: float | None = _setting(
         "run", "minutes after which one is made within an epoch too", 10.0, minimum=0

@@ -1,8 +1,9 @@
 """Loss and accuracy over many batches."""
 
+import heapq
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,28 @@ from cnnzoo.data.batches import Batches
 from cnnzoo.graph.network import Network
 from cnnzoo.kernels.cross_entropy import cross_entropy_loss
 
+_MOST_MISTAKES = 24
 _NORMAL_QUANTILE = 1.959963984540054  # 0.975: 95% of a normal distribution lie within so many deviations
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mistake:
+    """An image that was taken for another class.
+
+    Attributes
+    ----------
+    index : int
+        The image's place in its split.
+    label, predicted : int
+        Its class, and the one of its largest logit.
+    probability : float
+        What the network gave to `predicted`, 0 to 1.
+    """
+
+    index: int
+    label: int
+    predicted: int
+    probability: float
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -26,11 +48,14 @@ class Metrics:
         Images by their class (row) and the class of their largest logit (column); of equal logits, the first counts.
     top5_accuracy : float
         Share of the images whose class is among the five largest logits, 0 to 1.
+    mistakes : tuple of Mistake
+        The worst ones, those that the network was surest of first; at most 24, and none where they were not asked for.
     """
 
     loss: float
     confusion: np.ndarray
     top5_accuracy: float
+    mistakes: tuple[Mistake, ...] = ()
 
     @property
     def images(self) -> int:
@@ -58,6 +83,15 @@ class Metrics:
         low, high = self.accuracy_interval
         supports = self.confusion.sum(axis=1).tolist()
         rows = zip(classes, supports, self.class_accuracies, strict=True)
+        mistakes = [
+            {
+                "index": m.index,
+                "class": classes[m.label],
+                "taken_for": classes[m.predicted],
+                "probability": m.probability,
+            }
+            for m in self.mistakes
+        ]
         return {
             "images": self.images,
             "loss": self.loss,
@@ -66,6 +100,7 @@ class Metrics:
             "top5_accuracy": self.top5_accuracy,
             "classes": [{"name": name, "images": n, "accuracy": accuracy} for name, n, accuracy in rows],
             "confusion": self.confusion.tolist(),
+            "worst_mistakes": mistakes,
         }
 
 
@@ -146,9 +181,24 @@ def evaluate(net: Network, batches: Batches, on_batch: Callable[[Tally], None] =
     on_batch : callable
         Called after each batch with what was counted so far.
     """
-    tally = Tally(net.num_classes)
+    tally, mistakes, order = Tally(net.num_classes), list[Mistake](), batches.order(0)
     for images, labels in batches.epoch(0):
         logits = net.forward(images, training=False)
+        mistakes += _find_mistakes(logits, labels, order[tally.images : tally.images + len(labels)])
+        mistakes = heapq.nlargest(_MOST_MISTAKES, mistakes, key=lambda mistake: mistake.probability)
         tally.add(cross_entropy_loss(logits, labels), logits, labels)
         on_batch(tally)
-    return tally.metrics
+    return replace(tally.metrics, mistakes=tuple(mistakes))
+
+
+def _find_mistakes(logits: np.ndarray, labels: np.ndarray, indices: np.ndarray) -> list[Mistake]:
+    predicted = logits.argmax(axis=1)
+    wrong = np.flatnonzero(predicted != labels)
+    with np.errstate(over="ignore", invalid="ignore"):  # logits that are not finite: the loss tells of them
+        differences = np.exp(logits[wrong].astype(np.float64) - logits[wrong, predicted[wrong], None])
+        probabilities = 1 / differences.sum(axis=1)
+    columns = (indices[wrong], labels[wrong], predicted[wrong], probabilities)
+    return [
+        Mistake(index=index, label=label, predicted=guess, probability=probability)
+        for index, label, guess, probability in zip(*(column.tolist() for column in columns), strict=True)
+    ]

@@ -1,9 +1,10 @@
 """What a trainer tells while it works: it prints nothing itself."""
 
-from typing import TYPE_CHECKING, Literal
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Literal
 
 from cnnzoo.training.history import EpochRecord, History
-from cnnzoo.training.metrics import Tally
+from cnnzoo.training.metrics import Metrics, Tally
 
 if TYPE_CHECKING:
     from cnnzoo.training.trainer import Trainer
@@ -33,5 +34,33 @@ class Observer:
     def epoch_done(self, record: EpochRecord) -> None:
         """The epoch is over and recorded."""
 
+    def test_done(self, metrics: Metrics) -> None:
+        """The test is over, the weights and its results are written; the last checkpoint is still to come."""
+
     def run_done(self, history: History) -> None:
-        """The test is over and the weights are written."""
+        """All is written."""
+
+
+def _pass_on(name: str) -> Callable[..., None]:
+    def tell(observers: "Observers", *arguments: Any) -> None:
+        for observer in observers.observers:
+            getattr(observer, name)(*arguments)
+
+    return tell
+
+
+class Observers(Observer):
+    """Passes on to several what it is told, in their order."""
+
+    def __init__(self, *observers: Observer) -> None:
+        self.observers = observers
+
+    plan_started = _pass_on("plan_started")
+    run_started = _pass_on("run_started")
+    epoch_started = _pass_on("epoch_started")
+    step_done = _pass_on("step_done")
+    evaluation_started = _pass_on("evaluation_started")
+    evaluation_batch_done = _pass_on("evaluation_batch_done")
+    epoch_done = _pass_on("epoch_done")
+    test_done = _pass_on("test_done")
+    run_done = _pass_on("run_done")

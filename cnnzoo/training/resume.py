@@ -11,7 +11,10 @@ from cnnzoo.training.checkpoint import FOLDER, LAST, Header, locate_checkpoint, 
 AUTO = "auto"
 
 FREE = frozenset(
-    {"epochs", "data_dir", "threads", "output_dir", "checkpoint_epochs", "checkpoint_minutes", "checkpoint_keep"}
+    {
+        *("epochs", "data_dir", "threads", "output_dir", "tensorboard"),
+        *("checkpoint_epochs", "checkpoint_minutes", "checkpoint_keep"),
+    }
 )
 """Settings that may change when a run is resumed. The files of `data_dir` have to hold the same data; with other
 `epochs`, the rest of the run follows the schedule for that number of epochs."""

@@ -5,20 +5,14 @@ import dataclasses
 import io
 import itertools
 import json
-import os
-import platform
-import sys
 import time
-from collections.abc import Iterable
-from importlib.metadata import version
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import IO, Any
 
 from cnnzoo.atomic import remove_leftovers, write_atomically
 from cnnzoo.config import RunConfig
-from cnnzoo.data import Dataset
 from cnnzoo.errors import CheckpointError
-from cnnzoo.threads import get_num_threads
 from cnnzoo.training.checkpoint import FOLDER
 from cnnzoo.training.history import EpochRecord
 
@@ -27,15 +21,20 @@ try:
 except ImportError:
     fcntl = None  # type: ignore[assignment]
 
+_COLUMNS = tuple(field.name for field in dataclasses.fields(EpochRecord))
+_JSON_LINES, _ENVIRONMENT = "metrics.jsonl", "environment.json"
+
 
 class RunFolder:
     """``<output_dir>/<time>-<model>-<dataset>-s<seed>/`` with what the run writes.
 
     - ``config.json``: `RunConfig.to_dict`, every setting whether said or filled in;
-    - ``environment.json``: versions, machine, data and command;
-    - ``metrics.csv``: one `EpochRecord` a row, written as soon as its epoch is over;
+    - ``environment.json``: versions, machine, data, algorithms and command, see `cnnzoo.training.environment`;
+    - ``metrics.csv``, ``metrics.jsonl``: one `EpochRecord` a row, written as soon as its epoch is over;
     - ``checkpoints/``: ``last.safetensors``, ``best.safetensors`` and some others, see `cnnzoo.training.checkpoint`;
     - ``test.json``: `Metrics.to_dict` of the test images, with the weights of the best epoch;
+    - ``report.html``: all of it as a page, see `cnnzoo.training.report`;
+    - ``tensorboard/``: event files, where they are asked for;
     - ``final.safetensors``: those weights.
 
     It is locked against other processes until `close`, or until this one ends.
@@ -44,7 +43,8 @@ class RunFolder:
     ----------
     config : RunConfig
         With the data set's name filled in.
-    dataset : Dataset
+    environment : mapping
+        What environment.json says of now; where a run goes on, what it said before is kept beside it.
     path : Path or None
         The folder of a run that goes on; None: a new one.
     epochs : iterable of EpochRecord
@@ -59,7 +59,11 @@ class RunFolder:
     """
 
     def __init__(
-        self, config: RunConfig, dataset: Dataset, path: Path | None = None, epochs: Iterable[EpochRecord] = ()
+        self,
+        config: RunConfig,
+        environment: Mapping[str, Any],
+        path: Path | None = None,
+        epochs: Iterable[EpochRecord] = (),
     ) -> None:
         name = f"{time.strftime('%Y%m%d-%H%M%S')}-{config.model}-{config.dataset}-s{config.seed}"
         self.path = path or _make_new_folder(Path(config.output_dir), name)
@@ -68,12 +72,11 @@ class RunFolder:
         for folder in (self.path, self.checkpoints):
             remove_leftovers(folder)
         self._write_json("config.json", config.to_dict())
-        self._write_environment(dataset)
-        table = io.StringIO(newline="")
-        writer = csv.writer(table)
-        writer.writerow(field.name for field in dataclasses.fields(EpochRecord))
-        writer.writerows(map(dataclasses.astuple, epochs))
-        write_atomically(self.metrics_path, table.getvalue().encode())
+        self._earlier = _read_environments(self.path / _ENVIRONMENT)
+        self.write_environment(environment)
+        records = list(epochs)
+        write_atomically(self.metrics_path, _as_csv([_COLUMNS, *map(dataclasses.astuple, records)]).encode())
+        write_atomically(self.path / _JSON_LINES, "".join(map(_as_json, records)).encode())
 
     def close(self) -> None:
         """Let other processes have the folder."""
@@ -95,24 +98,44 @@ class RunFolder:
         return self.path / "final.safetensors"
 
     def append(self, record: EpochRecord) -> None:
-        """Add a row to metrics.csv, numbers in full precision."""
-        with open(self.metrics_path, "a", newline="", encoding="utf-8") as file:
-            csv.writer(file).writerow(dataclasses.astuple(record))
+        """Add a row to metrics.csv and to metrics.jsonl, numbers in full precision."""
+        for path, row in (
+            (self.metrics_path, _as_csv([dataclasses.astuple(record)])),
+            (self.path / _JSON_LINES, _as_json(record)),
+        ):
+            with open(path, "a", newline="", encoding="utf-8") as file:
+                file.write(row)
+
+    def write_environment(self, environment: Mapping[str, Any]) -> None:
+        """Write what the run runs in now, and after it, where it goes on, what it ran in earlier."""
+        self._write_json(
+            _ENVIRONMENT, {**environment, "earlier": self._earlier} if self._earlier else dict(environment)
+        )
 
     def write_test(self, metrics: dict[str, Any]) -> None:
         """Write the test's results."""
         self._write_json("test.json", metrics)
 
-    def _write_environment(self, dataset: Dataset) -> None:
-        """Write what the run runs in now, and after it, where it goes on, what it ran in earlier."""
-        path, now = self.path / "environment.json", describe_environment(dataset)
-        if path.is_file():
-            before = json.loads(path.read_text(encoding="utf-8"))
-            now["earlier"] = [*before.pop("earlier", []), before]
-        self._write_json(path.name, now)
-
     def _write_json(self, name: str, content: dict[str, Any]) -> None:
         write_atomically(self.path / name, (json.dumps(content, indent=2) + "\n").encode())
+
+
+def _read_environments(path: Path) -> list[dict[str, Any]]:
+    """Return what the run ran in earlier, the first first."""
+    if not path.is_file():
+        return []
+    before = json.loads(path.read_text(encoding="utf-8"))
+    return [*before.pop("earlier", []), before]
+
+
+def _as_csv(rows: Iterable[Iterable[Any]]) -> str:
+    table = io.StringIO(newline="")
+    csv.writer(table).writerows(rows)
+    return table.getvalue()
+
+
+def _as_json(record: EpochRecord) -> str:
+    return json.dumps(dataclasses.asdict(record)) + "\n"
 
 
 def _lock(path: Path, folder: Path) -> IO[bytes]:
@@ -140,32 +163,3 @@ def _make_new_folder(parent: Path, name: str) -> Path:
             continue
         return path
     raise AssertionError("unreachable")
-
-
-def describe_environment(dataset: Dataset) -> dict[str, Any]:
-    """Return the versions, the machine, the data and the command, as plain values for JSON."""
-    packages = ("cnnzoo", "numpy", "numba", "llvmlite", "safetensors")
-    return {
-        "versions": {"python": platform.python_version()} | {name: version(name) for name in packages},
-        "platform": platform.platform(),
-        "cpu": _cpu_name(),
-        "cores": os.cpu_count(),
-        "threads": get_num_threads(),
-        "data": {
-            "name": dataset.name,
-            "source": dataset.source,
-            "train_images": len(dataset.train),
-            "test_images": len(dataset.test),
-        },
-        "command": sys.argv,
-    }
-
-
-def _cpu_name() -> str:
-    """Return the processor's name as Linux knows it, elsewhere what Python says."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        lines = []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor()

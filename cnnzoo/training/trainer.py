@@ -19,11 +19,13 @@ from cnnzoo.models import create_model
 from cnnzoo.threads import set_num_threads
 from cnnzoo.training.averaging import WeightAverage
 from cnnzoo.training.checkpoint import BEST, LAST, Header, read_checkpoint
+from cnnzoo.training.environment import describe_environment
 from cnnzoo.training.forecast import WORTH_MEASURING, Forecast, check_memory, measure_evaluation, measure_step
 from cnnzoo.training.history import EpochRecord, History, find_best
 from cnnzoo.training.metrics import Metrics, Tally, evaluate
-from cnnzoo.training.observer import Observer
+from cnnzoo.training.observer import Observer, Observers
 from cnnzoo.training.optimizers import make_optimizer
+from cnnzoo.training.report import Reporter
 from cnnzoo.training.resume import AUTO, continue_config, find_header
 from cnnzoo.training.run_folder import RunFolder
 from cnnzoo.training.saving import Saver
@@ -31,6 +33,7 @@ from cnnzoo.training.schedules import learning_rate, stretch
 from cnnzoo.training.splits import make_batches
 from cnnzoo.training.state import Position, RunState
 from cnnzoo.training.step import Stepper
+from cnnzoo.training.tensorboard import TensorBoard
 
 
 class _Stop(Exception):
@@ -93,7 +96,8 @@ class Trainer:
     ) -> None:
         if config.threads is not None:
             set_num_threads(config.threads)
-        self.observer = observer or Observer()
+        observers = [Reporter(), *([TensorBoard()] if config.tensorboard else [])]
+        self.observer = Observers(*observers, *([] if observer is None else [observer]))
         self.resume = None if resume is None else os.fspath(resume)
         self.resumed_from: Header | None = None
         self.config, self._asked = config, _ = self._choose_config(config)
@@ -196,7 +200,7 @@ class Trainer:
             self.plan(measure=self.config.budget is not None)
         state = self.state
         resumed = None if self.resumed_from is None else self.resumed_from.run_folder
-        self._folder = RunFolder(self.config, self.dataset, resumed, state.epochs)
+        self._folder = RunFolder(self.config, self.environment, resumed, state.epochs)
         try:
             self.history = history = History(config=self.config, folder=self._folder.path, epochs=state.epochs)
             self._saver = self._make_saver()
@@ -212,6 +216,11 @@ class Trainer:
         finally:
             self._folder.close()
         return history
+
+    @property
+    def environment(self) -> dict[str, Any]:
+        """What the run runs in, as environment.json has it."""
+        return describe_environment(self.dataset, self._fingerprint, self.net.algorithms())
 
     @property
     def steps_per_epoch(self) -> int:
@@ -284,6 +293,7 @@ class Trainer:
     def _end_epoch(self, record: EpochRecord) -> None:
         """Record an epoch and save what is due after it."""
         self._folder.append(record)
+        self._folder.write_environment(self.environment)
         self.state.epochs.append(record)
         self.state.position = Position(tally=Tally(self.dataset.num_classes), epoch=record.epoch)
         names, config = [], self.config
@@ -351,6 +361,8 @@ class Trainer:
         notes |= {"validation_loss": best.validation_loss, "validation_accuracy": best.validation_accuracy}
         notes |= {"test_loss": test.loss, "test_accuracy": test.accuracy}
         save_model(self._folder.weights_path, self.net, self._describe_model(notes))
+        self._folder.write_environment(self.environment)
+        self.observer.test_done(test)
         self._saver.write(trained, LAST, finished=True)
 
     def _make_saver(self) -> Saver:

@@ -3,6 +3,7 @@
 import pytest
 
 from cnnzoo import train
+from cnnzoo.config import RunConfig
 from cnnzoo.training import trainer as trainer_module
 from tests.training.stand_ins import make_linear_network, write_cifar10
 
@@ -27,3 +28,20 @@ def data(tmp_path):
 def linear(monkeypatch):
     """Train softmax regression, whatever the model's name."""
     monkeypatch.setattr(trainer_module, "create_model", make_linear_network)
+
+
+@pytest.fixture
+def make_config(tmp_path, data):
+    """Return a maker of short runs on small files of CIFAR-10's layout."""
+
+    def make(**settings):
+        settings = {
+            "data_dir": data,
+            "epochs": 3,
+            "batch_size": 32,
+            "lr": 0.001,
+            "output_dir": tmp_path / "runs",
+        } | settings
+        return RunConfig(model="linear", **settings)
+
+    return make

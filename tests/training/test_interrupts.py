@@ -68,7 +68,7 @@ def test_ctrl_c_leaves_whole_files(data, tmp_path):
     rows = (Path(folder) / "metrics.csv").read_text().splitlines()
     assert len(rows) >= 3
     assert {row.count(",") for row in rows} == {rows[0].count(",")}
-    names = ["checkpoints", "config.json", "environment.json", "metrics.csv"]
+    names = ["checkpoints", "config.json", "environment.json", "metrics.csv", "metrics.jsonl", "report.html"]
     assert sorted(path.name for path in Path(folder).iterdir()) == names
     assert {path.name for path in (Path(folder) / "checkpoints").iterdir()} >= {"last.safetensors", "best.safetensors"}
     assert not list(Path(folder).rglob("*.tmp"))

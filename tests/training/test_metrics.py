@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cnnzoo.data import Batches, Split
-from cnnzoo.training.metrics import Metrics, Tally, evaluate, wilson_interval
+from cnnzoo.training.metrics import Metrics, Mistake, Tally, evaluate, wilson_interval
 from tests.training.stand_ins import LinearNetwork
 
 
@@ -49,7 +49,9 @@ def test_of_mixed_labels_the_larger_share_counts():
 
 
 def test_metrics_as_json():
-    metrics = Metrics(loss=0.5, confusion=np.array([[45, 5], [7, 43]]), top5_accuracy=1.0)
+    mistake = Mistake(index=7, label=1, predicted=0, probability=0.75)
+    confusion = np.array([[45, 5], [7, 43]])
+    metrics = Metrics(loss=0.5, confusion=confusion, top5_accuracy=1.0, mistakes=(mistake,))
     plain = json.loads(json.dumps(metrics.to_dict(("cat", "dog"))))
     low, high = wilson_interval(88, 100)
     assert plain == {
@@ -63,6 +65,7 @@ def test_metrics_as_json():
             {"name": "dog", "images": 50, "accuracy": 0.86},
         ],
         "confusion": [[45, 5], [7, 43]],
+        "worst_mistakes": [{"index": 7, "class": "dog", "taken_for": "cat", "probability": 0.75}],
     }
 
 
@@ -100,3 +103,20 @@ def test_evaluate_covers_each_image_once_in_inference_mode():
     assert metrics.loss == pytest.approx(losses.mean(), rel=1e-12)
     assert metrics.accuracy == np.mean(logits.argmax(axis=1) == labels)
     assert metrics.images == 23
+
+
+def test_worst_mistakes_are_those_of_the_highest_probability():
+    rng = np.random.default_rng(0)
+    split = Split(images=rng.integers(0, 256, (200, 3, 4, 4), dtype=np.uint8), labels=rng.integers(0, 10, 200))
+    net = LinearNetwork(10, (3, 4, 4), "float64")
+    chosen = np.arange(1, 200, 2)
+    batches = Batches(split, 30, indices=chosen, mean=(0,) * 3, std=(0.01,) * 3, shuffle=False, dtype="float64")
+    mistakes = evaluate(net, batches).mistakes
+    logits = net.forward(split.images[chosen] / 2.55)
+    probabilities = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    predicted, labels = logits.argmax(axis=1), split.labels[chosen]
+    wrong = np.flatnonzero(predicted != labels)
+    worst = wrong[np.argsort(-probabilities[wrong, predicted[wrong]])][:24]
+    assert [m.index for m in mistakes] == chosen[worst].tolist()
+    assert [(m.label, m.predicted) for m in mistakes] == list(zip(labels[worst], predicted[worst], strict=True))
+    np.testing.assert_allclose([m.probability for m in mistakes], probabilities[worst, predicted[worst]], rtol=1e-12)

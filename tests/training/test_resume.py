@@ -70,10 +70,17 @@ def _rows(folder):
         return [{key: value for key, value in row.items() if key not in TIMES} for row in csv.DictReader(file)]
 
 
+def _json_rows(folder):
+    """Return the rows of a run's metrics.jsonl without wall times."""
+    rows = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
+    return [{key: value for key, value in row.items() if key not in TIMES} for row in rows]
+
+
 def _assert_same_run(folder, expected):
     for name in ("final.safetensors", "test.json"):
         assert (folder / name).read_bytes() == (expected / name).read_bytes()
     assert _rows(folder) == _rows(expected)
+    assert _json_rows(folder) == _json_rows(expected)
     for name in ("last.safetensors", "best.safetensors"):
         state, other = (load_state(path / "checkpoints" / name) for path in (folder, expected))
         assert state.keys() == other.keys()
@@ -231,6 +238,7 @@ def test_free_settings_may_differ(make_config, data, tmp_path):
         "checkpoint_epochs": 2,
         "checkpoint_minutes": None,
         "checkpoint_keep": None,
+        "tensorboard": True,
     }
     assert others.keys() == FREE
     (tmp_path / "moved").rename(data)

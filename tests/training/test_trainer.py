@@ -17,30 +17,12 @@ from cnnzoo.training.history import EpochRecord
 from cnnzoo.training.observer import Observer
 from cnnzoo.training.schedules import learning_rate
 from cnnzoo.training.trainer import Trainer
-from tests.training.stand_ins import make_linear_network, write_cifar10
+from tests.training.stand_ins import make_linear_network
 
 
 @pytest.fixture(autouse=True)
 def _linear_network(monkeypatch):
     monkeypatch.setattr(trainer_module, "create_model", make_linear_network)
-
-
-@pytest.fixture
-def make_config(tmp_path):
-    """Return a maker of short runs on small files of CIFAR-10's layout."""
-    folder = write_cifar10(tmp_path / "data")
-
-    def make(**settings):
-        settings = {
-            "data_dir": folder,
-            "epochs": 3,
-            "batch_size": 32,
-            "lr": 0.001,
-            "output_dir": tmp_path / "runs",
-        } | settings
-        return RunConfig(model="linear", **settings)
-
-    return make
 
 
 class Recorder(Observer):
@@ -91,6 +73,8 @@ def test_run_folder(make_config):
         "environment.json",
         "final.safetensors",
         "metrics.csv",
+        "metrics.jsonl",
+        "report.html",
         "test.json",
     ]
     assert history.folder.name.endswith("-linear-cifar10-s0")
@@ -105,6 +89,7 @@ def test_run_folder(make_config):
         "source": trainer.dataset.source,
         "train_images": 100,
         "test_images": 20,
+        "sha256": trainer.dataset.fingerprint(),
     }
     assert environment["versions"]["numpy"] == np.__version__
 
@@ -305,7 +290,7 @@ def test_interrupt_leaves_whole_files_and_a_usable_network(make_config):
     trainer = Trainer(make_config(), recorder)
     with pytest.raises(KeyboardInterrupt):
         trainer.fit()
-    names = ["checkpoints", "config.json", "environment.json", "metrics.csv"]
+    names = ["checkpoints", "config.json", "environment.json", "metrics.csv", "metrics.jsonl", "report.html"]
     assert sorted(path.name for path in recorder.folder.iterdir()) == names
     assert len((recorder.folder / "metrics.csv").read_text().splitlines()) == 2
     assert np.isfinite(trainer.net.forward(np.zeros((1, 3, 32, 32), np.float32))).all()

@@ -1,0 +1,61 @@
+"""What a run runs in: written down, so that its results can be traced and repeated."""
+
+import os
+import platform
+import sys
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from cnnzoo.data import Dataset
+from cnnzoo.threads import get_num_threads
+
+
+def describe_environment(dataset: Dataset, fingerprint: str, algorithms: Mapping[str, Sequence[str]]) -> dict[str, Any]:
+    """Return the versions, the machine, the data, the algorithms and the command, as plain values for JSON.
+
+    Parameters
+    ----------
+    dataset : Dataset
+    fingerprint : str
+        Of the data, see `Dataset.fingerprint`.
+    algorithms : mapping from str to sequence of str
+        Those chosen so far, see `Network.algorithms`.
+    """
+    packages = ("cnnzoo", "numpy", "numba", "llvmlite", "safetensors")
+    return {
+        "versions": {"python": platform.python_version()} | {name: version(name) for name in packages},
+        "platform": platform.platform(),
+        "cpu": _cpu_name(),
+        "cores": os.cpu_count(),
+        "memory": _memory_bytes(),
+        "threads": get_num_threads(),
+        "data": {
+            "name": dataset.name,
+            "source": dataset.source,
+            "train_images": len(dataset.train),
+            "test_images": len(dataset.test),
+            "sha256": fingerprint,
+        },
+        "command": sys.argv,
+        "algorithms": {layer: list(names) for layer, names in algorithms.items()},
+    }
+
+
+def _cpu_name() -> str:
+    """Return the processor's name as Linux knows it, elsewhere what Python says."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor()
+
+
+def _memory_bytes() -> int | None:
+    """Return the machine's memory; None where the system does not say."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):
+        return None
