@@ -169,8 +169,10 @@ def test_recipe_of_the_synthetic_set_leaves_nothing_of_a_models_own(model):
 def test_config_files_of_the_package(path):
     config = load_config(path)
     assert path.stem.startswith(config.model)
-    assert config.dataset == "cifar10"
-    if path.stem.endswith("_cosine"):
+    assert config.dataset == ("mnist" if path.stem.endswith("_mnist") else "cifar10")
+    if path.stem.endswith("_mnist"):
+        assert (config.epochs, config.schedule, config.flip) == (3, "one-cycle", False)
+    elif path.stem.endswith("_cosine"):
         assert (config.lr, config.schedule, config.weight_decay) == (0.1, "cosine", 5e-4)
     else:
         assert config == RunConfig(model=config.model, dataset="cifar10")
