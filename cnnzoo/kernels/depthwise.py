@@ -13,8 +13,9 @@ The input gradient is a correlation too: at stride 1, with the taps backwards, o
 its pixels. So one kernel serves both, which takes a stride of the windows and a dilation of the source.
 
 A 3x3 window is held in registers and moves along a row of the source: a column comes in, a column goes out, and each
-value is loaded once a row of outputs. Memory is waited for more than anything else, so the next row is fetched ahead;
-zeros (padding, and between the pixels of dy) are loads of no elements, and are multiplied as if they were values.
+value is loaded once a row of outputs. Memory is waited for more than anything else, so what comes next is fetched
+ahead, in the order of memory, which the hardware then joins; the windows themselves jump from pixel to pixel. Zeros
+(padding, and between the pixels of dy) are loads of no elements, and are multiplied as if they were values.
 
 The error is that of a dot product of kernel^2 terms, and of the output's pixels for the weight gradient.
 """
@@ -32,27 +33,25 @@ from cnnzoo.kernels.simd import add, lanes, load, multiply_add, pointer, positiv
 
 MINIMUM_TASKS = 32  # a weight gradient is cut into so many tasks where the shape allows, for machines of many cores
 GROUP_CHANNELS = 256  # channels of one task of a weight gradient: its 3x3 sums are 9 KB of float32
+BAND_ELEMENTS = 8192  # elements of a band of rows, about: 32 KB of float32
 
 # A geometry is an int64 array with these fields. Tap (i, j) of output (p, q) meets the source, spread out by DILATION,
 # at row p STRIDE + i - PADDING and column q STRIDE + j - PADDING. FLIPPED takes the taps backwards.
-HEIGHT, WIDTH, DILATION, OUT_HEIGHT, OUT_WIDTH, KERNEL, STRIDE, PADDING, FLIPPED = range(9)
+# BAND rows of outputs are computed together: a vector of channels after the other, whose weights stay in registers.
+HEIGHT, WIDTH, DILATION, OUT_HEIGHT, OUT_WIDTH, KERNEL, STRIDE, PADDING, FLIPPED, BAND = range(10)
 
 
 @worker
 def _source(place, dilation, extent):
     """Return the row or column of the source at or before `place`, when spread out, and whether it is one there."""
-    index = place // dilation
+    index = place if dilation == 1 else place // dilation
     return index, index * dilation == place and 0 <= index < extent
 
 
 @worker
-def _fetch(x, at, c, channels, ldx, rows, x_row):
-    """Ask for channels from c on of the pixel at `at`, and of those below it; return the next place in memory's order.
-
-    The hardware joins in if the order is memory's, which a window that goes along a row with few channels has not.
-    """
-    for r in range(rows):
-        prefetch(x, at + r * x_row + c)
+def _fetch(x, at, c, channels, ldx):
+    """Ask for channels from c on of the pixel at `at`; return the next place in the order of memory."""
+    prefetch(x, at + c)
     c += lanes(x)
     return (at, c) if c < channels else (at + ldx, 0)
 
@@ -79,64 +78,68 @@ def _three(x, at, step, n):
 
 
 @worker
-def _rows(g, image, p, ldx):
-    """Return where the three source rows begin that output row `p` of a 3x3 kernel meets, and which are there."""
-    top, x_row = p * g[STRIDE] - g[PADDING], g[WIDTH] * ldx
-    r0, is_0 = _source(top, g[DILATION], g[HEIGHT])
-    r1, is_1 = _source(top + 1, g[DILATION], g[HEIGHT])
-    r2, is_2 = _source(top + 2, g[DILATION], g[HEIGHT])
-    first = image * g[HEIGHT]
-    return (first + r0) * x_row, (first + r1) * x_row, (first + r2) * x_row, is_0, is_1, is_2
+def _row(g, image, place, ldx, n):
+    """Return where the source row at `place` begins, and n if there is one, else 0."""
+    index, is_there = _source(place, g[DILATION], g[HEIGHT])
+    return (image * g[HEIGHT] + index) * g[WIDTH] * ldx, n if is_there else 0
 
 
 @worker
-def _correlate_row_3x3(g, image, p, channels, x, ldx, on_load, coefficients, w, bias, has_bias, y, ldy, accumulate):
-    width, dilation, stride, x_row, y_row = g[WIDTH], g[DILATION], g[STRIDE], g[WIDTH] * ldx, g[OUT_WIDTH] * ldy
-    at0, at1, at2, is_0, is_1, is_2 = _rows(g, image, p, ldx)
+def _correlate_rows_3x3(
+    g, image, first, last, channels, x, ldx, on_load, coefficients, w, bias, has_bias, y, ldy, accumulate
+):
+    width, dilation, stride, y_row = g[WIDTH], g[DILATION], g[STRIDE], g[OUT_WIDTH] * ldy
     first_column, first_phase = -g[PADDING] // dilation, -g[PADDING] % dilation
-    first_out = (image * g[OUT_HEIGHT] + p) * y_row
     columns = (g[OUT_WIDTH] - 1) * stride + 3
     tap, step = (8 * channels, -channels) if g[FLIPPED] != 0 else (0, channels)
-    next_x, next_y, x_c, y_c = at2 + x_row, first_out + y_row, 0, 0
+    # The rows that come after these.
+    next_x, _ = _row(g, image, (last - 1) * stride - g[PADDING] + 3, ldx, 0)
+    next_y, x_c, y_c = (image * g[OUT_HEIGHT] + last) * y_row, 0, 0
     for c in range(0, channels, lanes(x)):
         n = channels - c
-        n0, n1, n2 = n if is_0 else 0, n if is_1 else 0, n if is_2 else 0
         w0, w1, w2 = _three(w, tap + c, step, n)
         w3, w4, w5 = _three(w, tap + 3 * step + c, step, n)
         w6, w7, w8 = _three(w, tap + 6 * step + c, step, n)
         scale, shift = _scale_and_shift(coefficients, c, n, channels, on_load)
         start = load(bias, c, n) if has_bias else zeros(x)
-        a1 = a2 = b1 = b2 = d1 = d2 = zeros(x)
-        column, phase, wait = first_column, first_phase, 2
-        place, out = first_column * ldx + c, first_out + c
-        for _ in range(columns):
-            a0, a1, b0, b1, d0, d1 = a1, a2, b1, b2, d1, d2
-            a2 = b2 = d2 = zeros(x)
-            if phase == 0 and 0 <= column < width:
-                a2 = _pixel(x, at0 + place, n0, on_load, scale, shift)
-                b2 = _pixel(x, at1 + place, n1, on_load, scale, shift)
-                d2 = _pixel(x, at2 + place, n2, on_load, scale, shift)
-                next_x, x_c = _fetch(x, next_x, x_c, channels, ldx, stride, x_row)
-            phase += 1
-            if phase == dilation:
-                phase = 0
-                column += 1
-                place += ldx
-            if wait == 0:
-                total = add(start, load(y, out, n)) if accumulate else start
-                total = multiply_add(a0, w0, multiply_add(a1, w1, multiply_add(a2, w2, total)))
-                total = multiply_add(b0, w3, multiply_add(b1, w4, multiply_add(b2, w5, total)))
-                total = multiply_add(d0, w6, multiply_add(d1, w7, multiply_add(d2, w8, total)))
-                store(y, out, n, total)
-                next_y, y_c = _fetch(y, next_y, y_c, channels, ldy, 1, y_row)
-                out += ldy
-                wait = stride
-            wait -= 1
+        out = (image * g[OUT_HEIGHT] + first) * y_row + c
+        for p in range(first, last):
+            top = p * stride - g[PADDING]
+            at0, n0 = _row(g, image, top, ldx, n)
+            at1, n1 = _row(g, image, top + 1, ldx, n)
+            at2, n2 = _row(g, image, top + 2, ldx, n)
+            a1 = a2 = b1 = b2 = d1 = d2 = zeros(x)
+            column, phase, wait = first_column, first_phase, 2
+            place = first_column * ldx + c
+            for _ in range(columns):
+                a0, a1, b0, b1, d0, d1 = a1, a2, b1, b2, d1, d2
+                a2 = b2 = d2 = zeros(x)
+                if phase == 0 and 0 <= column < width:
+                    a2 = _pixel(x, at0 + place, n0, on_load, scale, shift)
+                    b2 = _pixel(x, at1 + place, n1, on_load, scale, shift)
+                    d2 = _pixel(x, at2 + place, n2, on_load, scale, shift)
+                    for _ in range(stride):
+                        next_x, x_c = _fetch(x, next_x, x_c, channels, ldx)
+                phase += 1
+                if phase == dilation:
+                    phase = 0
+                    column += 1
+                    place += ldx
+                if wait == 0:
+                    total = add(start, load(y, out, n)) if accumulate else start
+                    total = multiply_add(a0, w0, multiply_add(a1, w1, multiply_add(a2, w2, total)))
+                    total = multiply_add(b0, w3, multiply_add(b1, w4, multiply_add(b2, w5, total)))
+                    total = multiply_add(d0, w6, multiply_add(d1, w7, multiply_add(d2, w8, total)))
+                    store(y, out, n, total)
+                    next_y, y_c = _fetch(y, next_y, y_c, channels, ldy)
+                    out += ldy
+                    wait = stride
+                wait -= 1
 
 
 @worker
 def _correlate_row(g, image, p, channels, x, ldx, on_load, coefficients, w, bias, has_bias, y, ldy, accumulate):
-    """As `_correlate_row_3x3`, for any kernel: a vector of one output after the other, tap by tap."""
+    """One row of any kernel: a vector of one output after the other, tap by tap."""
     taps = g[KERNEL] * g[KERNEL]
     out = (image * g[OUT_HEIGHT] + p) * g[OUT_WIDTH] * ldy
     for q in range(g[OUT_WIDTH]):
@@ -159,6 +162,13 @@ def _correlate_row(g, image, p, channels, x, ldx, on_load, coefficients, w, bias
             store(y, out + q * ldy + c, n, total)
 
 
+@worker
+def _band(g, r, last):
+    """Return the image, first row and end of the band that starts at row `r` of all images and ends before `last`."""
+    image, p = r // g[OUT_HEIGHT], r % g[OUT_HEIGHT]
+    return image, p, min(p + g[BAND], p + last - r, g[OUT_HEIGHT])
+
+
 @kernel(
     "void(i8[::1], i8, i8, T[::1], i8, bool_, T[::1], T[::1], T[::1], T[::1], i8, bool_, T[::1])",
     parallel=True,
@@ -175,14 +185,18 @@ def depthwise_correlate(g, images, channels, x, ldx, on_load, coefficients, w, b
         first = np.int64(block) * size
         last = min(first + size, rows)
         px, pc, pw, pb, py = pointer(x), pointer(coefficients), pointer(w), pointer(bias), pointer(y)
-        for r in range(first, last):
-            image, p = r // g[OUT_HEIGHT], r % g[OUT_HEIGHT]
+        has_bias = bias.size > 0
+        r = first
+        while r < last:
+            image, p, end = _band(g, r, last)
             if g[KERNEL] == 3:
-                _correlate_row_3x3(
-                    g, image, p, channels, px, ldx, on_load, pc, pw, pb, bias.size > 0, py, ldy, accumulate
+                _correlate_rows_3x3(
+                    g, image, p, end, channels, px, ldx, on_load, pc, pw, pb, has_bias, py, ldy, accumulate
                 )
             else:
-                _correlate_row(g, image, p, channels, px, ldx, on_load, pc, pw, pb, bias.size > 0, py, ldy, accumulate)
+                for i in range(p, end):
+                    _correlate_row(g, image, i, channels, px, ldx, on_load, pc, pw, pb, has_bias, py, ldy, accumulate)
+            r += end - p
         if statistics.size > 0:
             pixels = (last - first) * g[OUT_WIDTH]
             mean = row(statistics, channels, 2 * np.int64(block), channels)
@@ -203,39 +217,44 @@ def _add_three(x, at, step, n, first, second, third):
 
 
 @worker
-def _gradient_row_3x3(g, image, p, channels, count, x, ldx, on_load, coefficients, dy, lddy, dw):
-    width, stride, x_row, dy_row = g[WIDTH], g[STRIDE], g[WIDTH] * ldx, g[OUT_WIDTH] * lddy
-    at0, at1, at2, is_0, is_1, is_2 = _rows(g, image, p, ldx)
-    first_column, first_out = -g[PADDING], (image * g[OUT_HEIGHT] + p) * dy_row
+def _gradient_rows_3x3(g, image, first, last, channels, count, x, ldx, on_load, coefficients, dy, lddy, dw):
+    width, stride, dy_row = g[WIDTH], g[STRIDE], g[OUT_WIDTH] * lddy
     columns = (g[OUT_WIDTH] - 1) * stride + 3
-    next_x, next_dy, x_c, dy_c = at2 + x_row, first_out + dy_row, 0, 0
+    next_x, _ = _row(g, image, (last - 1) * stride - g[PADDING] + 3, ldx, 0)
+    next_dy, x_c, dy_c = (image * g[OUT_HEIGHT] + last) * dy_row, 0, 0
     for c in range(0, count, lanes(x)):
         n = count - c
-        n0, n1, n2 = n if is_0 else 0, n if is_1 else 0, n if is_2 else 0
         scale, shift = _scale_and_shift(coefficients, c, n, channels, on_load)
         s0 = s1 = s2 = s3 = s4 = s5 = s6 = s7 = s8 = zeros(x)
-        a1 = a2 = b1 = b2 = d1 = d2 = zeros(x)
-        column, wait = first_column, 2
-        place, out = first_column * ldx + c, first_out + c
-        for _ in range(columns):
-            a0, a1, b0, b1, d0, d1 = a1, a2, b1, b2, d1, d2
-            a2 = b2 = d2 = zeros(x)
-            if 0 <= column < width:
-                a2 = _pixel(x, at0 + place, n0, on_load, scale, shift)
-                b2 = _pixel(x, at1 + place, n1, on_load, scale, shift)
-                d2 = _pixel(x, at2 + place, n2, on_load, scale, shift)
-                next_x, x_c = _fetch(x, next_x, x_c, count, ldx, stride, x_row)
-            column += 1
-            place += ldx
-            if wait == 0:
-                z = load(dy, out, n)
-                s0, s1, s2 = multiply_add(a0, z, s0), multiply_add(a1, z, s1), multiply_add(a2, z, s2)
-                s3, s4, s5 = multiply_add(b0, z, s3), multiply_add(b1, z, s4), multiply_add(b2, z, s5)
-                s6, s7, s8 = multiply_add(d0, z, s6), multiply_add(d1, z, s7), multiply_add(d2, z, s8)
-                next_dy, dy_c = _fetch(dy, next_dy, dy_c, count, lddy, 1, dy_row)
-                out += lddy
-                wait = stride
-            wait -= 1
+        out = (image * g[OUT_HEIGHT] + first) * dy_row + c
+        for p in range(first, last):
+            top = p * stride - g[PADDING]
+            at0, n0 = _row(g, image, top, ldx, n)
+            at1, n1 = _row(g, image, top + 1, ldx, n)
+            at2, n2 = _row(g, image, top + 2, ldx, n)
+            a1 = a2 = b1 = b2 = d1 = d2 = zeros(x)
+            column, wait = -g[PADDING], 2
+            place = column * ldx + c
+            for _ in range(columns):
+                a0, a1, b0, b1, d0, d1 = a1, a2, b1, b2, d1, d2
+                a2 = b2 = d2 = zeros(x)
+                if 0 <= column < width:
+                    a2 = _pixel(x, at0 + place, n0, on_load, scale, shift)
+                    b2 = _pixel(x, at1 + place, n1, on_load, scale, shift)
+                    d2 = _pixel(x, at2 + place, n2, on_load, scale, shift)
+                    for _ in range(stride):
+                        next_x, x_c = _fetch(x, next_x, x_c, count, ldx)
+                column += 1
+                place += ldx
+                if wait == 0:
+                    z = load(dy, out, n)
+                    s0, s1, s2 = multiply_add(a0, z, s0), multiply_add(a1, z, s1), multiply_add(a2, z, s2)
+                    s3, s4, s5 = multiply_add(b0, z, s3), multiply_add(b1, z, s4), multiply_add(b2, z, s5)
+                    s6, s7, s8 = multiply_add(d0, z, s6), multiply_add(d1, z, s7), multiply_add(d2, z, s8)
+                    next_dy, dy_c = _fetch(dy, next_dy, dy_c, count, lddy)
+                    out += lddy
+                    wait = stride
+                wait -= 1
         _add_three(dw, c, channels, n, s0, s1, s2)
         _add_three(dw, 3 * channels + c, channels, n, s3, s4, s5)
         _add_three(dw, 6 * channels + c, channels, n, s6, s7, s8)
@@ -243,7 +262,7 @@ def _gradient_row_3x3(g, image, p, channels, count, x, ldx, on_load, coefficient
 
 @worker
 def _gradient_row(g, image, p, channels, count, x, ldx, on_load, coefficients, dy, lddy, dw):
-    """As `_gradient_row_3x3`, for any kernel: tap by tap, each over the row of outputs."""
+    """One row of any kernel: tap by tap, each over the row of outputs."""
     out = (image * g[OUT_HEIGHT] + p) * g[OUT_WIDTH] * lddy
     for i in range(g[KERNEL]):
         r, is_row = _source(p * g[STRIDE] + i - g[PADDING], 1, g[HEIGHT])
@@ -282,21 +301,21 @@ def depthwise_weight_gradient(
             for tap in range(taps):
                 part[tap * channels : tap * channels + count] = 0
         px, pc, pz, pw = pointer(x[c:]), pointer(coefficients[c:]), pointer(dy[c:]), pointer(part)
-        for r in range(slot * rows // slots, (slot + 1) * rows // slots):
-            image, p = r // g[OUT_HEIGHT], r % g[OUT_HEIGHT]
+        r, last = slot * rows // slots, (slot + 1) * rows // slots
+        while r < last:
+            image, p, end = _band(g, r, last)
             if g[KERNEL] == 3:
-                _gradient_row_3x3(g, image, p, channels, count, px, ldx, on_load, pc, pz, lddy, pw)
+                _gradient_rows_3x3(g, image, p, end, channels, count, px, ldx, on_load, pc, pz, lddy, pw)
             else:
-                _gradient_row(g, image, p, channels, count, px, ldx, on_load, pc, pz, lddy, pw)
+                for i in range(p, end):
+                    _gradient_row(g, image, i, channels, count, px, ldx, on_load, pc, pz, lddy, pw)
+            r += end - p
 
 
-def _forward_geometry(s: ConvolutionShape) -> np.ndarray:
-    return np.array([s.height, s.width, 1, s.out_height, s.out_width, s.kernel, s.stride, s.padding, 0], np.int64)
-
-
-def _gradient_geometry(s: ConvolutionShape) -> np.ndarray:
-    padding = s.kernel - 1 - s.padding
-    return np.array([s.out_height, s.out_width, s.stride, s.height, s.width, s.kernel, 1, padding, 1], np.int64)
+def _geometry(height, width, dilation, out_height, out_width, channels, kernel, stride, padding, flipped) -> np.ndarray:
+    band = max(1, BAND_ELEMENTS // (out_width * channels))
+    fields = [height, width, dilation, out_height, out_width, kernel, stride, padding, flipped, band]
+    return np.array(fields, np.int64)
 
 
 class DepthwiseConvolution:
@@ -337,7 +356,10 @@ class DepthwiseConvolution:
 
     def __init__(self, shape: ConvolutionShape, dtype: np.dtype):
         self.shape = shape
-        self._forward, self._input_gradient = _forward_geometry(shape), _gradient_geometry(shape)
+        s, image, out_image = shape, (shape.height, shape.width), (shape.out_height, shape.out_width)
+        self._forward = _geometry(*image, 1, *out_image, s.in_channels, s.kernel, s.stride, s.padding, False)
+        padding = s.kernel - 1 - s.padding
+        self._input_gradient = _geometry(*out_image, s.stride, *image, s.in_channels, s.kernel, 1, padding, True)
         self._nothing, self._plain = np.empty(0, dtype), plain(np.dtype(dtype))
         self._group = min(shape.in_channels, GROUP_CHANNELS)
         groups = block_count(shape.in_channels, self._group)
@@ -349,22 +371,9 @@ class DepthwiseConvolution:
     def forward(self, x, ldx, w, y, ldy, scratch, prologue=None, accumulate=False, bias=None, statistics=None):
         """y (+)= correlate(prologue(x), w) + b, each channel by itself.
 
-        Parameters
-        ----------
-        x, y : ndarray of T[::1]
-            Pixel matrices [images * height * width, channels] and [out_pixels, channels], leading dimensions `ldx` and
-            `ldy`.
-        w : ndarray of T[::1]
-            Weights [kernel * kernel, channels].
-        scratch : ndarray of T[::1]
-            ``scratch_sizes["forward"]`` elements.
-        prologue : Prologue, optional
-            Applied to `x`: nothing, or scale, shift and ReLU.
-        accumulate : bool
-            Add to `y` instead of overwriting it.
-        bias : ndarray of T[channels], optional
-        statistics : ndarray of T, optional
-            [ceil(out_pixels / statistics_rows)][mean, M2][channels], written.
+        x and y are pixel matrices with leading dimensions `ldx` and `ldy`, `scratch` has
+        ``scratch_sizes["forward"]`` elements, and `bias` is T[channels]. If `accumulate`, y is added to instead of
+        overwritten. `statistics`, [ceil(out_pixels / statistics_rows)][mean, M2][channels], is written.
         """
         on_x = prologue or self._plain
         bias = self._nothing if bias is None else bias
