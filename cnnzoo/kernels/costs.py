@@ -11,6 +11,7 @@ GATHERED_RUN = 3.0  # of an im2col row: the channels of one tap
 GATHERED_VECTOR = 0.8  # of such a run
 PACKED_VECTOR = 20.0  # of weights packed into panels
 TRANSFORMED_VECTORS = 200.0  # a 6x6 grid of vectors, into or out of the transformed domain
+TRANSFORMED_WEIGHTS = 260.0  # the same of weights, which are spread over more memory
 STEP_VECTOR = 0.5  # of a depthwise sum: one tap
 
 COST_LANES = 16  # of the vectors that the figures above count

@@ -28,7 +28,7 @@ from cnnzoo.kernels import winograd_passes
 from cnnzoo.kernels.blocks import block_count
 from cnnzoo.kernels.convolution import ConvolutionShape, plain
 from cnnzoo.kernels.correlation import add_slots
-from cnnzoo.kernels.costs import COST_LANES, MULTIPLY_ADD, TRANSFORMED_VECTORS, count_vectors
+from cnnzoo.kernels.costs import COST_LANES, MULTIPLY_ADD, TRANSFORMED_VECTORS, TRANSFORMED_WEIGHTS, count_vectors
 from cnnzoo.kernels.vectors import panel_columns
 from cnnzoo.kernels.winograd_passes import (
     GRID,
@@ -146,9 +146,9 @@ class Winograd:
 
         def correlation(extents, depth, depth_vectors, columns):
             tiles = s.images * block_count(extents[0], tile) * block_count(extents[1], tile)
-            transforms = tiles * (depth_vectors + columns) + depth * columns
             products = PRODUCTS * tiles * depth * columns * COST_LANES
-            return products * MULTIPLY_ADD + transforms * TRANSFORMED_VECTORS
+            transforms = tiles * (depth_vectors + columns) * TRANSFORMED_VECTORS
+            return products * MULTIPLY_ADD + transforms + depth * columns * TRANSFORMED_WEIGHTS
 
         forward = correlation((s.out_height, s.out_width), s.in_channels, ins, outs)
         # The weight gradient transforms the tiles of each block of channels again for each block of the others.
