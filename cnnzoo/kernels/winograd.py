@@ -37,12 +37,14 @@ from cnnzoo.kernels.winograd_passes import (
     WEIGHT_DEPTH,
     correlate_tile_weights,
     correlate_tiles,
+    transform_inputs,
     transform_weights,
 )
 
 MINIMUM_TASKS = 32  # work is cut into so many tasks where the shape allows, for machines of many cores
 BLOCK_TILES = 32  # tiles of a block, about: with 64 channels their transforms take a third of a 1 MiB cache
 LARGEST_BLOCK = 96  # tiles of a block that holds whole rows of tiles, so that it is a run of output pixels
+LARGEST_REPETITION = 2  # inputs that more tasks need than this are transformed once for all of them
 GRADIENT_TILES = 24  # tiles of a block of the weight gradient
 CHANNEL_BLOCK = 64  # a weight gradient's task owns so many input and output channels: sums of 590 KB in float32
 SLAB_BYTES = 10 * 1024 * 1024  # transformed weights are made and used in slabs of this size, which a large cache holds
@@ -68,6 +70,8 @@ class _Correlation:
         Columns a task takes: all of a slab, unless there are too few blocks of tiles.
     rows_per_block : int or None
         Rows of the target that a block of tiles is; None if they are no run of rows, or not always as many.
+    inputs : int
+        Elements of all transformed inputs, where they are made once for all tasks; 0 where each task makes its own.
     scratch : int
         Elements that a thread needs.
     """
@@ -79,6 +83,7 @@ class _Correlation:
     weights: int
     group: int
     rows_per_block: int | None
+    inputs: int
     scratch: int
 
     @staticmethod
@@ -93,8 +98,10 @@ class _Correlation:
         panel = PRODUCTS * (depth * width + PAD)
         panels = block_count(columns, width)
         slab = block_count(panels, block_count(panels, max(1, SLAB_BYTES // (panel * itemsize))))
-        groups = min(slab, block_count(MINIMUM_TASKS, block_count(images * down * across, tiles)))
-        gathered = PRODUCTS * (tiles * _padded_ld(depth) + PAD)
+        blocks = block_count(images * down * across, tiles)
+        groups = min(slab, block_count(MINIMUM_TASKS, blocks))
+        inputs, outputs = PRODUCTS * (tiles * _padded_ld(depth) + PAD), PRODUCTS * (tiles * width + PAD)
+        is_shared = groups * block_count(panels, slab) > LARGEST_REPETITION
         return _Correlation(
             geometry=np.array(
                 [kernel, images, *source, depth, *target, columns, padding, down, across, tiles], np.int64
@@ -105,8 +112,14 @@ class _Correlation:
             weights=slab * panel,
             group=block_count(slab, groups) * width,
             rows_per_block=tiles * target[0] * target[1] // (down * across) if is_run else None,
-            scratch=max(gathered + PRODUCTS * (tiles * width + PAD), kernel**2 * WEIGHT_DEPTH * width),
+            inputs=blocks * inputs if is_shared else 0,
+            scratch=max(outputs + (0 if is_shared else inputs), kernel**2 * WEIGHT_DEPTH * width),
         )
+
+    @property
+    def shared(self) -> int:
+        """Elements that all threads share."""
+        return self.weights + self.inputs
 
 
 class Winograd:
@@ -177,8 +190,8 @@ class Winograd:
         self.statistics_rows = self._forward.rows_per_block
         self._plan_weight_gradient()
         self.scratch_sizes = {
-            "forward": self._forward.weights + self._threads * self._forward.scratch,
-            "input_gradient": self._gradient.weights + self._threads * self._gradient.scratch,
+            "forward": self._forward.shared + self._threads * self._forward.scratch,
+            "input_gradient": self._gradient.shared + self._threads * self._gradient.scratch,
             "weight_gradient": self._slot_size + self._threads * self._weight_scratch,
         }
 
@@ -226,14 +239,16 @@ class Winograd:
 
     def _correlate(self, c, x, ldx, w, y, ldy, scratch, prologue, accumulate, bias, statistics):
         s, on_x = self.shape, prologue or self._plain
-        u, per_thread = scratch[: c.weights], scratch[c.weights :]
+        u, v, per_thread = np.split(scratch, [c.weights, c.shared])
+        if v.size > 0:
+            transform_inputs(c.geometry, x, ldx, on_x.kind, on_x.coefficients, v)
         for first in range(0, c.columns, c.slab):
             columns = min(c.slab, c.columns - first)
             transform_weights(
                 s.kernel, w, s.in_channels, s.out_channels, c.transposed, first, columns, u, per_thread, c.scratch
             )
             correlate_tiles(
-                c.geometry, x, ldx, on_x.kind, on_x.coefficients, u, first, columns, c.group, y, ldy, accumulate,
+                c.geometry, x, ldx, on_x.kind, on_x.coefficients, v, u, first, columns, c.group, y, ldy, accumulate,
                 bias, statistics, c.rows_per_block or 0, per_thread, c.scratch,
             )  # fmt: skip
 

@@ -27,6 +27,7 @@ GRID = 6  # inputs of a tile, in each direction; its outputs are GRID + 1 - kern
 PRODUCTS = GRID * GRID
 PAD = 16  # elements between the matrices of neighboring products: equal places then fall on different cache sets
 WEIGHT_DEPTH = 32  # rows of weights that one task transforms
+INPUT_CHANNELS = 128  # channels of a block of tiles that one task transforms; a multiple of every vector
 
 # A convolution's geometry travels as one int64 array; these are its fields. The source has DEPTH channels, the target
 # COLUMNS. DOWN x ACROSS tiles make an image; a block is BLOCK of them, in the order of images, rows and columns.
@@ -148,26 +149,44 @@ def _scatter_outputs(g, first, count, m, m_at, ldm, matrix, y, ldy, column, colu
 
 
 @worker
+def _block_elements(g, channels):
+    """Elements between the transformed inputs of two products of a block, and all of the block."""
+    matrix = g[BLOCK] * padded_ld(channels) + PAD
+    return matrix, PRODUCTS * matrix
+
+
+@kernel("void(i8[::1], T[::1], i8, i8, T[::1], T[::1])", parallel=True)
+def transform_inputs(g, x, ldx, kind, coefficients, v):
+    """Write B' d B of prologue(x) for all blocks of tiles, as `correlate_tiles` takes them."""
+    blocks, chunks = block_count(all_tiles(g), g[BLOCK]), block_count(g[DEPTH], INPUT_CHANNELS)
+    for item in prange(blocks * chunks):
+        block, channel = np.int64(item) // chunks, np.int64(item) % chunks * INPUT_CHANNELS
+        first = block * g[BLOCK]
+        matrix, elements = _block_elements(g, g[DEPTH])
+        _gather_inputs(
+            g, first, min(g[BLOCK], all_tiles(g) - first), x, ldx, kind, coefficients,
+            channel, min(INPUT_CHANNELS, g[DEPTH] - channel), v, block * elements + channel, padded_ld(g[DEPTH]),
+            matrix,
+        )  # fmt: skip
+
+
+@worker
 def _correlate_block(
-    g, block, column, columns, x, ldx, kind, coefficients, u, u_at, y, ldy, accumulate, bias,
-    statistics, rows_per_block, scratch, v_at,
-):  # fmt: skip
-    size, depth, width = g[BLOCK], g[DEPTH], panel_width(x)
+    g, block, column, columns, v, v_at, u, u_at, y, ldy, accumulate, bias, statistics, rows_per_block, m, m_at
+):
+    size, depth, width = g[BLOCK], g[DEPTH], panel_width(y)
     first = block * size
     count = min(size, all_tiles(g) - first)
-    ldv = padded_ld(depth)
-    v_matrix, m_matrix, u_matrix = size * ldv + PAD, size * width + PAD, depth * width + PAD
-    m_at = v_at + PRODUCTS * v_matrix
-    _gather_inputs(g, first, count, x, ldx, kind, coefficients, 0, depth, scratch, v_at, ldv, v_matrix)
+    v_matrix, m_matrix, u_matrix = _block_elements(g, depth)[0], size * width + PAD, depth * width + PAD
     for j in range(0, columns, width):
         panel_at = u_at + j // width * PRODUCTS * u_matrix
         n = min(width, columns - j)
         for k in range(PRODUCTS):
             multiply_block(
-                count, n, depth, scratch, v_at + k * v_matrix, ldv, 1, u, panel_at + k * u_matrix, 0,
-                scratch, m_at + k * m_matrix, width, False,
+                count, n, depth, v, v_at + k * v_matrix, padded_ld(depth), 1, u, panel_at + k * u_matrix, 0,
+                m, m_at + k * m_matrix, width, False,
             )  # fmt: skip
-        _scatter_outputs(g, first, count, scratch, m_at, width, m_matrix, y, ldy, column + j, n, accumulate, bias)
+        _scatter_outputs(g, first, count, m, m_at, width, m_matrix, y, ldy, column + j, n, accumulate, bias)
     if statistics.size > 0:
         row = block * rows_per_block
         rows = min(rows_per_block, g[IMAGES] * g[TARGET_HEIGHT] * g[TARGET_WIDTH] - row)
@@ -178,27 +197,38 @@ def _correlate_block(
 
 
 @kernel(
-    "void(i8[::1], T[::1], i8, i8, T[::1], T[::1], i8, i8, i8, T[::1], i8, bool_, T[::1], T[::1], i8, T[::1], i8)",
+    "void(i8[::1], T[::1], i8, i8, T[::1], T[::1], T[::1], i8, i8, i8, T[::1], i8, bool_, T[::1], T[::1], i8, "
+    "T[::1], i8)",
     parallel=True,
 )
 def correlate_tiles(
-    g, x, ldx, kind, coefficients, u, first, columns, group, y, ldy, accumulate, bias,
+    g, x, ldx, kind, coefficients, v, u, first, columns, group, y, ldy, accumulate, bias,
     statistics, rows_per_block, scratch, scratch_stride,
 ):  # fmt: skip
     """y (+)= bias + the correlation of prologue(x) with transformed weights `u`, columns first .. first + columns.
 
-    Tasks are blocks of tiles by `group` columns, a multiple of the panel width. `bias` and `statistics` may be empty;
-    the latter are [blocks][mean, M2][COLUMNS], a block of tiles being `rows_per_block` rows of y. `scratch` holds
-    `scratch_stride` elements a thread.
+    `v` is what `transform_inputs` wrote, or empty: then each task transforms the inputs of its block. Tasks are blocks
+    of tiles by `group` columns, a multiple of the panel width. `bias` and `statistics` may be empty; the latter are
+    [blocks][mean, M2][COLUMNS], a block of tiles being `rows_per_block` rows of y. `scratch` holds `scratch_stride`
+    elements a thread.
     """
     blocks, groups = block_count(all_tiles(g), g[BLOCK]), block_count(columns, group)
     panel = PRODUCTS * (g[DEPTH] * panel_width(x) + PAD)
     for item in prange(blocks * groups):
         block, j = np.int64(item) % blocks, np.int64(item) // blocks * group
+        at = np.int64(get_thread_id()) * scratch_stride
+        matrix, elements = _block_elements(g, g[DEPTH])
+        inputs, inputs_at, m_at = v, block * elements, at
+        if v.size == 0:
+            inputs, inputs_at, m_at = scratch, at, at + elements
+            tiles = min(g[BLOCK], all_tiles(g) - block * g[BLOCK])
+            _gather_inputs(
+                g, block * g[BLOCK], tiles, x, ldx, kind, coefficients, 0, g[DEPTH], inputs, at, padded_ld(g[DEPTH]),
+                matrix,
+            )  # fmt: skip
         _correlate_block(
-            g, block, first + j, min(group, columns - j), x, ldx, kind, coefficients,
-            u, j // panel_width(x) * panel, y, ldy, accumulate, bias,
-            statistics, rows_per_block, scratch, np.int64(get_thread_id()) * scratch_stride,
+            g, block, first + j, min(group, columns - j), inputs, inputs_at, u, j // panel_width(x) * panel,
+            y, ldy, accumulate, bias, statistics, rows_per_block, scratch, m_at,
         )  # fmt: skip
 
 
