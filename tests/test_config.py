@@ -12,6 +12,7 @@ from cnnzoo.config import RunConfig, list_settings, load_config
 from cnnzoo.errors import ConfigError, suggest
 from cnnzoo.recipes import DATASET_RECIPES, MODEL_RECIPES
 
+MODELS = ("alexnet", "densenet121", "googlenet", "lenet5", "mobilenetv1", "resnet18", "vgg16", "vgg16_bn")
 CONFIGS = sorted((Path(__file__).parent.parent / "configs").glob("*.py"))
 
 
@@ -168,18 +169,25 @@ def test_recipe_of_the_synthetic_set_leaves_nothing_of_a_models_own(model):
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_config_files_of_the_package(path):
     config = load_config(path)
-    assert path.stem.startswith(config.model)
-    assert config.dataset == ("mnist" if path.stem.endswith("_mnist") else "cifar10")
-    if path.stem.endswith("_mnist"):
+    model = max((name for name in MODELS if path.stem.startswith(name)), key=len)
+    kind = path.stem.removeprefix(model).removeprefix("_")
+    assert config.model == model
+    assert config.dataset == ("mnist" if model == "lenet5" else "cifar10")
+    if kind == "short":
+        assert (config.schedule, config.nesterov, config.decay_all) == ("one-cycle", True, False)
+        assert config.epochs <= 30
+        assert config.augmentation
+    elif kind == "mnist":
         assert (config.epochs, config.schedule, config.flip) == (3, "one-cycle", False)
-    elif path.stem.endswith("_cosine"):
+    elif kind == "cosine":
         assert (config.lr, config.schedule, config.weight_decay) == (0.1, "cosine", 5e-4)
     else:
-        assert config == RunConfig(model=config.model, dataset="cifar10")
+        assert kind == ""
+        assert config == RunConfig(model=config.model, dataset=config.dataset)
 
 
-def test_config_files_are_there():
-    assert {path.stem for path in CONFIGS} >= {"vgg16", "vgg16_bn", "resnet18", "vgg16_bn_cosine", "resnet18_cosine"}
+def test_each_model_has_the_sources_recipe_and_a_short_one():
+    assert {path.stem for path in CONFIGS} >= {f"{model}{kind}" for model in MODELS for kind in ("", "_short")}
 
 
 @pytest.mark.parametrize(

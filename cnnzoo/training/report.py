@@ -201,7 +201,7 @@ def _describe_test(test: Metrics, dataset: Dataset) -> list[str]:
         else:
             cells = ["–", "–", "–"]
         rows.append([escape(name), f"{images:,}", *cells])
-    table = _table(["class", "images", "accuracy", "95% interval", "most often taken for"], rows)
+    table = _table(["class", "images", "accuracy", "95% interval", "taken for"], rows)
     confusion = (
         f"<section><h2>Confusion matrix</h2><p>A row for the class of the images, a column for what they were taken "
         f'for.</p><div class="confusion">{draw_confusion(test.confusion, classes)}</div></section>'
