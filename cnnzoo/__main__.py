@@ -13,6 +13,8 @@ VERBS = {
     "predict": "say what pictures show",
     "export": "write a trained network's weights for other programs",
     "data": "get data sets, check them, convert them",
+    "warmup": "compile ahead",
+    "doctor": "what this machine gives, and what is off",
     "summary": "layers, parameters, multiply-adds and memory of a network",
 }
 

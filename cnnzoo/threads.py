@@ -54,3 +54,10 @@ def get_num_threads() -> int:
     import numba
 
     return numba.get_num_threads()
+
+
+def get_threading_layer() -> str:
+    """Return by what the threads were started, "omp", "tbb" or "workqueue"; some kernel must have run."""
+    import numba
+
+    return numba.threading_layer()

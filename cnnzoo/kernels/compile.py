@@ -13,9 +13,13 @@ import hashlib
 import os
 import platform
 import sys
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import llvmlite
 import numba
@@ -25,6 +29,7 @@ from numba.core.registry import cpu_target
 from numba.np.ufunc.parallel import _launch_threads
 
 from cnnzoo.errors import ConfigError
+from cnnzoo.kernels.linking import WorkerCompiler
 from cnnzoo.kernels.tasks import cut_loops
 
 # Reassociation without `nnan` and `ninf`: a NaN stays a NaN, so that divergence can be seen.
@@ -32,7 +37,13 @@ FASTMATH = {"nsz", "arcp", "contract", "afn", "reassoc"}
 
 REAL_TYPES = {np.dtype(np.float32): types.float32, np.dtype(np.float64): types.float64}
 
-worker = numba.njit(fastmath=FASTMATH, error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True)
+worker = numba.njit(
+    fastmath=FASTMATH,
+    error_model="numpy",
+    no_cpython_wrapper=True,
+    no_cfunc_wrapper=True,
+    pipeline_class=WorkerCompiler,
+)
 """Compile a serial function that kernels call."""
 
 
@@ -83,36 +94,95 @@ def _check_private(folder: Path) -> None:
         )
 
 
-def _compiled_for_nothing(*arguments: Any) -> None:
+@dataclass(frozen=True)
+class Compilation:
+    """One kernel compiled for one real type, or loaded from the cache.
+
+    Attributes
+    ----------
+    module, name : str
+        The kernel's.
+    dtype : str
+        "float32" or "float64".
+    seconds : float
+    loaded : bool
+        An earlier process compiled it.
+    """
+
+    module: str
+    name: str
+    dtype: str
+    seconds: float
+    loaded: bool
+
+
+class Request(NamedTuple):
+    """A kernel, by the names of its module and its own, and the real type that it is wanted for."""
+
+    module: str
+    name: str
+    dtype: str
+
+
+_requests: set[Request] | None = None
+
+
+@contextmanager
+def record_requests() -> Iterator[set[Request]]:
+    """While this lasts no kernel runs, and none is compiled: what would be called is collected in the set returned."""
+    global _requests  # noqa: PLW0603
+    previous, _requests = _requests, set()
+    try:
+        yield _requests
+    finally:
+        _requests = previous
+
+
+def fulfill(request: Request) -> Compilation:
+    """Compile, or load, what was requested."""
+    requested: Kernel = getattr(import_module(request.module), request.name)
+    return requested.compile(np.dtype(request.dtype))
+
+
+def _not_compiled(*arguments: Any) -> None:
     raise TypeError("expected a kernel that has been compiled")
 
 
 class Kernel:
     """A function compiled at its first call, once for each real type that its signature's ``T`` takes."""
 
+    __name__: str
+
     def __init__(self, function: Callable, signature: str, parallel: bool):
         functools.update_wrapper(self, function)
         self.signature = signature
         self.parallel = parallel
         self._function = function
-        self._dispatcher: Any = _compiled_for_nothing
+        self._dispatcher: Any = _not_compiled
         self._compiled: set[np.dtype] = set()
         # The position of the argument whose dtype tells what T is.
         arguments = signature[signature.index("(") + 1 :].split(",")
         self._tells_type = next((i for i, a in enumerate(arguments) if a.strip().startswith("T[")), None)
 
     def __call__(self, *arguments: Any) -> Any:
+        if _requests is not None:
+            _requests.add(Request(self.__module__, self.__name__, self._real_type(arguments).name))
+            return None
         try:
             return self._dispatcher(*arguments)
         except TypeError:
-            dtype = np.dtype(np.float32) if self._tells_type is None else arguments[self._tells_type].dtype
+            dtype = self._real_type(arguments)
             if dtype in self._compiled:
                 raise
         self.compile(dtype)
         return self._dispatcher(*arguments)
 
-    def compile(self, dtype: np.dtype) -> None:
+    def _real_type(self, arguments: tuple[Any, ...]) -> np.dtype:
+        return np.dtype(np.float32) if self._tells_type is None else arguments[self._tells_type].dtype
+
+    def compile(self, dtype: np.dtype) -> Compilation:
         """Compile for one real type, or load what an earlier process compiled."""
+        start = time.perf_counter()
         if not self._compiled:
             self._dispatcher = self._make_dispatcher()
         names = {"T": REAL_TYPES[np.dtype(dtype)], "i8": types.int64, "u8": types.uint64, "u1": types.uint8}
@@ -121,6 +191,8 @@ class Kernel:
         self._dispatcher.compile(eval(self.signature, {"__builtins__": {}}, names))
         self._dispatcher.disable_compile(True)
         self._compiled.add(np.dtype(dtype))
+        loaded = bool(self._dispatcher.stats.cache_hits)
+        return Compilation(self.__module__, self.__name__, np.dtype(dtype).name, time.perf_counter() - start, loaded)
 
     def _make_dispatcher(self) -> Any:
         function = self._function

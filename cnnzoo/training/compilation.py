@@ -1,0 +1,53 @@
+"""Compiling ahead: which kernels a run calls, found without running any, and their compilation in several processes."""
+
+import multiprocessing
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+
+import numpy as np
+
+from cnnzoo.config import RunConfig
+from cnnzoo.data import Augmentation, Batches
+from cnnzoo.data.dataset import Split
+from cnnzoo.kernels.arena import sum_squares
+from cnnzoo.kernels.compile import Compilation, Request, fulfill, record_requests
+from cnnzoo.kernels.cross_entropy import cross_entropy
+from cnnzoo.models import create_model
+from cnnzoo.training.optimizers import SGD
+
+# These take longest and are begun first.
+_LONGEST = ("correlate", "correlate_weights")
+
+
+def list_requests(config: RunConfig) -> list[Request]:
+    """Return the kernels of a training step by SGD and of a test, for the network and the batches of a run."""
+    with record_requests() as requests:
+        net = create_model(
+            config.model,
+            dtype=config.dtype,
+            dropout=config.dropout,
+            algorithm=config.algorithm,
+            **config.model_options,
+        )
+        count = config.batch_size
+        pictures = Split(images=np.zeros((count, *net.image_shape), np.uint8), labels=np.zeros(count, np.int64))
+        ones = (1.0,) * net.image_shape[0]
+        batches = Batches(
+            pictures, config.batch_size, mean=ones, std=ones, augmentation=Augmentation(), dtype=config.dtype
+        )
+        images, labels = batches.extract_batch(0, 0)
+        logits = net.forward(images, training=True)
+        cross_entropy(np.zeros_like(logits), labels)
+        net.backward(np.zeros_like(logits))
+        sum_squares(net.gradient_arena, np.empty(1))
+        SGD(net, lr=0.0).step()
+        net.forward(images)
+    return sorted(requests, key=lambda request: (request.name not in _LONGEST, request))
+
+
+def compile_ahead(requests: Iterable[Request], processes: int) -> Iterator[Compilation]:
+    """Compile, or load, in so many processes, and yield what each compilation took as it ends."""
+    context = multiprocessing.get_context("spawn")  # a fork of a process whose OpenMP has started cannot use it
+    with ProcessPoolExecutor(processes, context) as pool:
+        for done in as_completed([pool.submit(fulfill, request) for request in requests]):
+            yield done.result()
