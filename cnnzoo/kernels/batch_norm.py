@@ -81,7 +81,10 @@ def _merged(partials, rows, rows_per_block, channels, c):
     return mean, m2
 
 
-@kernel("void(T[::1], i8, i8, T[::1], T[::1], f8, f8, T[::1], T[::1], T[::1], T[::1], T[::1], T[::1])")
+CHANNEL_BLOCK = 16  # channels that one task merges: a cache line of float32
+
+
+@kernel("void(T[::1], i8, i8, T[::1], T[::1], f8, f8, T[::1], T[::1], T[::1], T[::1], T[::1], T[::1])", parallel=True)
 def batch_norm_finish(
     partials, rows, rows_per_block, gamma, beta, eps, momentum, running_mean, running_var, mean, inv_std, scale,
     shift,
@@ -92,15 +95,17 @@ def batch_norm_finish(
     has no unbiased variance, M2 / (rows - 1) = 0 / 0: there the running variance takes the biased one, 0.
     """
     channels = gamma.size
-    for c in range(channels):
-        batch_mean, m2 = _merged(partials, rows, rows_per_block, channels, c)
-        batch_inv_std = 1 / math.sqrt(m2 / rows + eps)
-        mean[c] = batch_mean
-        inv_std[c] = batch_inv_std
-        scale[c] = gamma[c] * batch_inv_std
-        shift[c] = beta[c] - batch_mean * gamma[c] * batch_inv_std
-        running_mean[c] = (1 - momentum) * running_mean[c] + momentum * batch_mean
-        running_var[c] = (1 - momentum) * running_var[c] + momentum * m2 / max(rows - 1, 1)
+    for block in prange(block_count(channels, CHANNEL_BLOCK)):
+        first = np.int64(block) * CHANNEL_BLOCK
+        for c in range(first, min(first + CHANNEL_BLOCK, channels)):
+            batch_mean, m2 = _merged(partials, rows, rows_per_block, channels, c)
+            batch_inv_std = 1 / math.sqrt(m2 / rows + eps)
+            mean[c] = batch_mean
+            inv_std[c] = batch_inv_std
+            scale[c] = gamma[c] * batch_inv_std
+            shift[c] = beta[c] - batch_mean * gamma[c] * batch_inv_std
+            running_mean[c] = (1 - momentum) * running_mean[c] + momentum * batch_mean
+            running_var[c] = (1 - momentum) * running_var[c] + momentum * m2 / max(rows - 1, 1)
 
 
 @kernel("void(T[::1], T[::1], T[::1], T[::1], f8, T[::1], T[::1])")
@@ -194,7 +199,7 @@ def batch_norm_backward_sums(
             products[c] *= inv_std[c]
 
 
-@kernel("void(T[::1], i8, T[::1], T[::1], T[::1], T[::1], T[::1], T[::1], T[::1], T[::1], bool_)")
+@kernel("void(T[::1], i8, T[::1], T[::1], T[::1], T[::1], T[::1], T[::1], T[::1], T[::1], bool_)", parallel=True)
 def batch_norm_backward_finish(partials, rows, gamma, mean, inv_std, dgamma, dbeta, a, b, c, accumulate):
     """Add up the blocks of `batch_norm_backward_sums`: write dgamma and dbeta (or add to them), and a, b and c.
 
@@ -202,18 +207,20 @@ def batch_norm_backward_finish(partials, rows, gamma, mean, inv_std, dgamma, dbe
     """
     channels = gamma.size
     blocks = block_count(rows, block_rows(channels))
-    for j in range(channels):
-        sum_dz, sum_dz_xhat = 0.0, 0.0
-        for block in range(blocks):
-            sum_dz += partials[block * 2 * channels + j]
-            sum_dz_xhat += partials[block * 2 * channels + channels + j]
-        dbeta[j] = dbeta[j] + sum_dz if accumulate else sum_dz
-        dgamma[j] = dgamma[j] + sum_dz_xhat if accumulate else sum_dz_xhat
-        slope = np.float64(gamma[j]) * inv_std[j]
-        of_x = -slope * inv_std[j] * sum_dz_xhat / rows
-        a[j] = slope
-        b[j] = of_x
-        c[j] = -slope * sum_dz / rows - of_x * mean[j]
+    for group in prange(block_count(channels, CHANNEL_BLOCK)):
+        first = np.int64(group) * CHANNEL_BLOCK
+        for j in range(first, min(first + CHANNEL_BLOCK, channels)):
+            sum_dz, sum_dz_xhat = 0.0, 0.0
+            for block in range(blocks):
+                sum_dz += partials[block * 2 * channels + j]
+                sum_dz_xhat += partials[block * 2 * channels + channels + j]
+            dbeta[j] = dbeta[j] + sum_dz if accumulate else sum_dz
+            dgamma[j] = dgamma[j] + sum_dz_xhat if accumulate else sum_dz_xhat
+            slope = np.float64(gamma[j]) * inv_std[j]
+            of_x = -slope * inv_std[j] * sum_dz_xhat / rows
+            a[j] = slope
+            b[j] = of_x
+            c[j] = -slope * sum_dz / rows - of_x * mean[j]
 
 
 @worker

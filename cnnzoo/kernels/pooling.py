@@ -10,6 +10,18 @@ from numba import prange
 
 from cnnzoo.kernels.blocks import block_count, block_rows, row
 from cnnzoo.kernels.compile import kernel, worker
+from cnnzoo.kernels.simd import (
+    add,
+    lanes,
+    load,
+    pointer,
+    splat,
+    store,
+    store_bytes,
+    where_byte,
+    where_greater,
+    zeros,
+)
 
 
 @worker
@@ -32,27 +44,24 @@ def _covering(position, outputs, window, stride, padding):
 
 
 @worker
-def _keep_maximum(xr, yr, chosen, tap):
-    for c in range(yr.size):
-        better = xr[c] > yr[c] or xr[c] != xr[c]
-        yr[c] = xr[c] if better else yr[c]
-        if chosen.size > 0:
-            chosen[c] = tap if better else chosen[c]
-
-
-@worker
-def _max_pool_row(x, ldx, y, ldy, winner, p, height, width, channels, window, stride, padding):
-    """One output row `p` of one image: x is the image, y and winner are the row."""
+def _max_pool_row(x, ldx, first, y, ldy, y_at, winner, saves, p, height, width, channels, window, stride, padding):
+    """One output row `p` of one image: `first` is the image's first pixel in x, `y_at` the row's first in y."""
     top, bottom = _taps(p, height, window, stride, padding)
     for q in range(_output_size(width, window, stride, padding)):
         left, right = _taps(q, width, window, stride, padding)
-        yr, chosen = row(y, ldy, q, channels), row(winner, channels, q, channels)
-        corner = (p * stride - padding) * width + q * stride - padding
-        yr[:] = row(x, ldx, corner + top * width + left, channels)
-        chosen[:] = np.uint8(top * window + left)
-        for i in range(top, bottom):
-            for j in range(left, right):
-                _keep_maximum(row(x, ldx, corner + i * width + j, channels), yr, chosen, np.uint8(i * window + j))
+        corner = first + (p * stride - padding) * width + q * stride - padding
+        for c in range(0, channels, lanes(y)):
+            n = channels - c
+            best = load(x, (corner + top * width + left) * ldx + c, n)
+            place = splat(y, top * window + left)
+            for i in range(top, bottom):
+                for j in range(left, right):
+                    value = load(x, (corner + i * width + j) * ldx + c, n)
+                    place = where_greater(value, best, splat(y, i * window + j), place)
+                    best = where_greater(value, best, value, best)
+            store(y, (y_at + q) * ldy + c, n, best)
+            if saves:
+                store_bytes(winner, (y_at + q) * channels + c, n, place)
 
 
 @kernel("void(T[::1], i8, T[::1], i8, u1[::1], i8, i8, i8, i8, i8, i8, i8)", parallel=True)
@@ -69,52 +78,30 @@ def max_pool_forward(x, ldx, y, ldy, winner, images, height, width, channels, wi
     for block in prange(block_count(out_rows, size)):
         first = np.int64(block) * size
         for r in range(first, min(first + size, out_rows)):
-            image = x[r // out_height * height * width * ldx :]
-            at = r * out_width
             _max_pool_row(
-                image,
-                ldx,
-                y[at * ldy :],
-                ldy,
-                winner[at * channels :],
-                r % out_height,
-                height,
-                width,
-                channels,
-                window,
-                stride,
-                padding,
-            )
+                pointer(x), ldx, r // out_height * height * width, pointer(y), ldy, r * out_width, pointer(winner),
+                winner.size > 0, r % out_height, height, width, channels, window, stride, padding,
+            )  # fmt: skip
 
 
 @worker
-def _start(dxr, accumulate):
-    """Prepare a gradient row for the sums that follow."""
-    if not accumulate:
-        dxr[:] = 0
-
-
-@worker
-def _add_where_chosen(dyr, chosen, tap, dxr):
-    zero = dyr.dtype.type(0)
-    for c in range(dxr.size):
-        dxr[c] += dyr[c] if chosen[c] == tap else zero
-
-
-@worker
-def _max_pool_row_backward(dy, lddy, winner, dx, lddx, h, height, width, channels, window, stride, padding, accumulate):
-    """One input row `h` of one image: dy and winner are the image, dx is the row."""
+def _max_pool_row_backward(
+    dy, lddy, winner, first, dx, lddx, dx_at, h, height, width, channels, window, stride, padding, accumulate
+):
+    """One input row `h` of one image: `first` is the image's first pixel in dy, `dx_at` the row's first in dx."""
     out_width = _output_size(width, window, stride, padding)
     top, bottom = _covering(h, _output_size(height, window, stride, padding), window, stride, padding)
     for w in range(width):
         left, right = _covering(w, out_width, window, stride, padding)
-        dxr = row(dx, lddx, w, channels)
-        _start(dxr, accumulate)
-        for p in range(top, bottom):
-            for q in range(left, right):
-                tap = (h + padding - p * stride) * window + w + padding - q * stride
-                at = p * out_width + q
-                _add_where_chosen(row(dy, lddy, at, channels), row(winner, channels, at, channels), np.uint8(tap), dxr)
+        for c in range(0, channels, lanes(dx)):
+            n = channels - c
+            total = load(dx, (dx_at + w) * lddx + c, n) if accumulate else zeros(dx)
+            for p in range(top, bottom):
+                for q in range(left, right):
+                    tap = (h + padding - p * stride) * window + w + padding - q * stride
+                    at = first + p * out_width + q
+                    total = add(total, where_byte(winner, at * channels + c, n, tap, load(dy, at * lddy + c, n)))
+            store(dx, (dx_at + w) * lddx + c, n, total)
 
 
 @kernel("void(T[::1], i8, u1[::1], T[::1], i8, i8, i8, i8, i8, i8, i8, i8, bool_)", parallel=True)
@@ -125,22 +112,17 @@ def max_pool_backward(dy, lddy, winner, dx, lddx, images, height, width, channel
     for block in prange(block_count(images * height, size)):
         first = np.int64(block) * size
         for r in range(first, min(first + size, images * height)):
-            at = r // height * out_pixels
             _max_pool_row_backward(
-                dy[at * lddy :],
-                lddy,
-                winner[at * channels :],
-                dx[r * width * lddx :],
-                lddx,
-                r % height,
-                height,
-                width,
-                channels,
-                window,
-                stride,
-                padding,
-                accumulate,
-            )
+                pointer(dy), lddy, pointer(winner), r // height * out_pixels, pointer(dx), lddx, r * width, r % height,
+                height, width, channels, window, stride, padding, accumulate,
+            )  # fmt: skip
+
+
+@worker
+def _start(dxr, accumulate):
+    """Prepare a gradient row for the sums that follow."""
+    if not accumulate:
+        dxr[:] = 0
 
 
 @worker

@@ -83,23 +83,38 @@ def prefetch(typingctx, x, at):
     return types.void(x, types.int64), codegen
 
 
+def _emit_load(v, x, at, count):
+    """Emit the load of a vector, or of its first `count` lanes where they are fewer."""
+    builder = v.builder
+    place = v.pointer(x, at)
+    with builder.if_else(builder.icmp_signed(">=", count, count.type(v.lanes)), likely=True) as (whole, part):
+        with whole:
+            all_lanes, whole_block = v.load(place), builder.block
+        with part:
+            first_lanes, part_block = v.load(place, v.mask_below(count)), builder.block
+    value = builder.phi(v.type)
+    value.add_incoming(all_lanes, whole_block)
+    value.add_incoming(first_lanes, part_block)
+    return value
+
+
+def _emit_store(v, x, at, count, value):
+    """Emit the store of a vector, or of its first `count` lanes where they are fewer."""
+    builder = v.builder
+    place = v.pointer(x, at)
+    with builder.if_else(builder.icmp_signed(">=", count, count.type(v.lanes)), likely=True) as (whole, part):
+        with whole:
+            v.store(value, place)
+        with part:
+            v.store(value, place, v.mask_below(count))
+
+
 @intrinsic
 def load(typingctx, x, at, count):
-    """Return x[at : at + lanes]; if count < lanes only the first `count` are read, or none, and the others are 0."""
+    """Return x[at : at + lanes]; if count < lanes only the first `count` >= 1 are read and the others are 0."""
 
     def codegen(context, builder, signature, arguments):
-        x, at, count = arguments
-        v = Vectors(context, builder, signature.args[0].dtype)
-        place = v.pointer(x, at)
-        with builder.if_else(builder.icmp_signed(">=", count, count.type(v.lanes)), likely=True) as (whole, part):
-            with whole:
-                all_lanes, whole_block = v.load(place), builder.block
-            with part:
-                first_lanes, part_block = v.load(place, v.mask_below(count)), builder.block
-        value = builder.phi(v.type)
-        value.add_incoming(all_lanes, whole_block)
-        value.add_incoming(first_lanes, part_block)
-        return value
+        return _emit_load(Vectors(context, builder, signature.args[0].dtype), *arguments)
 
     return VectorType(x.dtype)(x, types.int64, types.int64), codegen
 
@@ -109,14 +124,7 @@ def store(typingctx, x, at, count, value):
     """x[at : at + lanes] = value; if count < lanes only the first `count` >= 1 are written."""
 
     def codegen(context, builder, signature, arguments):
-        x, at, count, value = arguments
-        v = Vectors(context, builder, signature.args[0].dtype)
-        place = v.pointer(x, at)
-        with builder.if_else(builder.icmp_signed(">=", count, count.type(v.lanes)), likely=True) as (whole, part):
-            with whole:
-                v.store(value, place)
-            with part:
-                v.store(value, place, v.mask_below(count))
+        _emit_store(Vectors(context, builder, signature.args[0].dtype), *arguments)
         return context.get_dummy_value()
 
     return types.void(x, types.int64, types.int64, value), codegen
@@ -174,3 +182,56 @@ def where_positive(typingctx, a, value):
         return builder.select(builder.fcmp_ordered(">", a, zero), value, zero)
 
     return a(a, value), codegen
+
+
+@intrinsic
+def where_greater(typingctx, a, b, value, other):
+    """Return `value` where a > b or a is NaN, else `other`."""
+
+    def codegen(context, builder, signature, arguments):
+        a, b, value, other = arguments
+        greater = builder.or_(builder.fcmp_ordered(">", a, b), builder.fcmp_unordered("uno", a, a))
+        return builder.select(greater, value, other)
+
+    return value(a, b, value, other), codegen
+
+
+@intrinsic
+def splat(typingctx, x, value):
+    """Return the vector, of the type that the pointer x points to, whose lanes are all the integer `value`."""
+
+    def codegen(context, builder, signature, arguments):
+        v = Vectors(context, builder, signature.args[0].dtype)
+        return v.broadcast(builder.sitofp(arguments[1], v.element))
+
+    return VectorType(x.dtype)(x, types.int64), codegen
+
+
+@intrinsic
+def store_bytes(typingctx, x, at, count, value):
+    """x[at : at + lanes] = value, bytes of lanes that are whole numbers from 0 to 255; `count` as in `store`."""
+
+    def codegen(context, builder, signature, arguments):
+        x, at, count, value = arguments
+        v = Vectors(context, builder, signature.args[3].dtype)
+        numbers = builder.fptoui(value, ir.VectorType(ir.IntType(32), v.lanes))
+        bytes_ = Vectors(context, builder, types.uint8, v.lanes)
+        _emit_store(bytes_, x, at, count, builder.trunc(numbers, bytes_.type))
+        return context.get_dummy_value()
+
+    return types.void(x, types.int64, types.int64, value), codegen
+
+
+@intrinsic
+def where_byte(typingctx, x, at, count, byte, value):
+    """Return `value` in lanes where the bytes x[at : at + lanes] are `byte`, else 0; `count` as in `load`."""
+
+    def codegen(context, builder, signature, arguments):
+        x, at, count, byte, value = arguments
+        v = Vectors(context, builder, signature.args[4].dtype)
+        bytes_ = Vectors(context, builder, types.uint8, v.lanes)
+        wanted = bytes_.broadcast(builder.trunc(byte, bytes_.element))
+        is_wanted = builder.icmp_unsigned("==", _emit_load(bytes_, x, at, count), wanted)
+        return builder.select(is_wanted, value, v.zero)
+
+    return value(x, types.int64, types.int64, types.int64, value), codegen

@@ -40,16 +40,17 @@ def panel_width(x):
 
 
 class Vectors:
-    """Emit operations on vectors of one element type into one builder."""
+    """Emit operations on vectors of one element type into one builder; `lanes` by default fill the host's width."""
 
-    def __init__(self, context, builder, dtype):
+    def __init__(self, context, builder, dtype, lanes=None):
         self.builder = builder
         self.element = context.get_value_type(dtype)
         self.bytes = dtype.bitwidth // 8
-        self.lanes = VECTOR_BYTES // self.bytes
+        self.lanes = VECTOR_BYTES // self.bytes if lanes is None else lanes
         self.type = ir.VectorType(self.element, self.lanes)
-        self.zero = ir.Constant(self.type, [0.0] * self.lanes)
-        self.suffix = f"v{self.lanes}f{dtype.bitwidth}"
+        is_real = isinstance(dtype, types.Float)
+        self.zero = ir.Constant(self.type, [0.0 if is_real else 0] * self.lanes)
+        self.suffix = f"v{self.lanes}{'f' if is_real else 'i'}{dtype.bitwidth}"
         self.masks = ir.VectorType(_I1, self.lanes)
 
     def pointer(self, base, offset):
