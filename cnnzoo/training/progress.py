@@ -90,7 +90,8 @@ class Progress(Observer):
                 f"{format_seconds(seconds)} for {left:.3g} epoch{_s(left)}: until {time.strftime('%H:%M', end)}{day}"
             )
         if trainer.config.budget is not None:
-            self._print(f"budget: {trainer.config.epochs} epochs and the test in {trainer.config.budget}")
+            count = trainer.config.epochs
+            self._print(f"budget: {count} epoch{_s(count)} and the test in {trainer.config.budget}")
 
     def _describe_resume(self, trainer: "Trainer") -> None:
         """Print where a run goes on, or that there is none to go on with."""

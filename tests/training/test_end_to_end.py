@@ -8,7 +8,10 @@ import sys
 import numpy as np
 import pytest
 
+from cnnzoo.config import RunConfig
 from cnnzoo.interop.weights import load_weights
+from cnnzoo.training.observer import Observer
+from cnnzoo.training.trainer import Trainer
 
 
 def _train(tmp_path, *arguments):
@@ -101,3 +104,29 @@ def test_images_that_do_not_fit_the_model_exit_with_2(tmp_path):
     assert run.stderr.count("\n") == 1
     assert run.stderr.startswith("cnnzoo train: ")
     assert ": expected an image" in run.stderr
+
+
+@pytest.mark.parametrize("model", ["vgg16", "resnet18"])
+def test_stopped_within_an_epoch_goes_on_to_the_same_bits_with_other_threads(tmp_path, model):
+    """VGG-16 draws dropout, ResNet-18 has batch norm; 40 images, less 4 held out, in batches of 16."""
+    settings = {"dataset": "synthetic", "limit_train": 40, "limit_test": 20, "batch_size": 16, "epochs": 2}
+    if model == "vgg16":
+        settings["dropout"] = 0.5
+    config = RunConfig(model=model, output_dir=tmp_path, momentum=0.9, weight_decay=1e-3, **settings)
+    expected = Trainer(config.replace(threads=2)).fit()
+
+    class Stop(Observer):
+        def run_started(self, trainer, history):
+            self.trainer = trainer
+
+        def step_done(self, tally):
+            if self.trainer.state.position.epoch == 1 and tally.images == 32:
+                self.trainer.stop()
+
+    assert Trainer(config.replace(threads=1), Stop()).fit().test is None
+    history = Trainer(config.replace(threads=2), resume="auto").fit()
+    assert history.folder != expected.folder
+    weights, others = (load_weights(run.folder / "final.safetensors") for run in (history, expected))
+    for name, array in weights.items():
+        np.testing.assert_array_equal(array, others[name], strict=True)
+    assert [record.train_loss for record in history.epochs] == [record.train_loss for record in expected.epochs]

@@ -13,7 +13,7 @@ from cnnzoo.graph.network import Network
 from cnnzoo.interop import load_weights
 from cnnzoo.training import forecast as forecast_module
 from cnnzoo.training import trainer as trainer_module
-from cnnzoo.training.forecast import Forecast, check_memory, count_memory, format_bytes
+from cnnzoo.training.forecast import KERNELS, Forecast, check_memory, count_memory, format_bytes
 from cnnzoo.training.metrics import Tally
 from cnnzoo.training.optimizers import SGD, AdamW
 from cnnzoo.training.schedules import learning_rate, stretch
@@ -42,7 +42,7 @@ def test_memory_is_that_of_the_arena_and_all_that_has_the_weights_size():
     config = RunConfig(model="resnet18", batch_size=64)
     weights, batch = state.net.parameter_arena.nbytes, 64 * 3 * 32 * 32 * 4
     # Gradients, velocity; copies of weights and velocity, and the best weights.
-    assert count_memory(state, config, 64) == state.net.arena_bytes(64, True) + 5 * weights + 2 * batch
+    assert count_memory(state, config, 64) == state.net.arena_bytes(64, True) + 5 * weights + 2 * batch + KERNELS
     assert count_memory(_make_state("resnet18", AdamW), config, 64) == count_memory(state, config, 64) + 2 * weights
 
 
@@ -73,7 +73,7 @@ def test_batch_that_is_too_large_is_refused_with_one_that_fits(monkeypatch, imag
 
 
 def test_not_even_one_image(monkeypatch):
-    monkeypatch.setattr(forecast_module, "free_memory", lambda: 1000)
+    monkeypatch.setattr(forecast_module, "free_memory", lambda: KERNELS)
     with pytest.raises(ConfigError, match="not even one image fits"):
         check_memory(_make_state(), RunConfig(model="lenet5"), 100)
 
