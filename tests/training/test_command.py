@@ -121,7 +121,8 @@ def test_profile(run, data, as_json):
         return
     lines = output[output.index("layer  ") :].splitlines()
     assert lines[0].split() == ["layer", "kind", "pass", "ms", "GFLOP/s", "GB/s", "of", "limit", "bound", "by"]
-    assert [line.split()[:3] for line in lines[12:14]] == [["all", "of", "backward"], ["all", "of", "forward"]]
+    # The longer one first, which either is where the first pass compiles.
+    assert sorted(line.split()[:3] for line in lines[12:14]) == [["all", "of", "backward"], ["all", "of", "forward"]]
     assert lines[11].split()[1] == "more"
     assert lines[-1].startswith("limits, measured: ")
 
