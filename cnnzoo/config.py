@@ -18,8 +18,7 @@ from typing import Any
 
 from cnnzoo.errors import ConfigError, suggest
 from cnnzoo.recipes import recipe
-from cnnzoo.settings import UNSAID, Setting, describe_settings
-from cnnzoo.settings import setting as _setting
+from cnnzoo.settings import UNSAID, Setting, declare, describe_settings
 
 _NUMBER = r"\d{1,9}(?:\.\d{1,9})?"
 _BUDGET = re.compile("".join(rf"(?:({_NUMBER}){unit})?" for unit in "dhms"))
@@ -36,43 +35,43 @@ class RunConfig:
         A value of another type or out of its range, or values that contradict each other.
     """
 
-    model: str = _setting("model", "network to train")
-    dropout: float | None = _setting(
+    model: str = declare("model", "network to train")
+    dropout: float | None = declare(
         "model", "probability of dropping a value; none: the network's own", None, minimum=0, below=1
     )
-    classifier_width: int | None = _setting(
+    classifier_width: int | None = declare(
         "model", "features of VGG's hidden layers; none: 512", None, minimum=1, below=2**31
     )
-    growth_rate: int | None = _setting(
+    growth_rate: int | None = declare(
         "model", "channels that a layer of DenseNet adds; none: 32", None, minimum=1, below=2**31
     )
-    compression: float | None = _setting(
+    compression: float | None = declare(
         "model", "share of its channels that a transition of DenseNet keeps; none: 0.5", None, minimum=0
     )
-    width_multiplier: float | None = _setting(
+    width_multiplier: float | None = declare(
         "model", "share of its channels that each layer of MobileNet keeps; none: 1", None, minimum=0
     )
-    stem_stride: int | None = _setting(
+    stem_stride: int | None = declare(
         "model", "stride of MobileNet's first convolution; none: 1", None, minimum=1, below=2**31
     )
-    dtype: str = _setting("model", "type of activations and weights", "float32", choices=("float32", "float64"))
-    algorithm: str | None = _setting(
+    dtype: str = declare("model", "type of activations and weights", "float32", choices=("float32", "float64"))
+    algorithm: str | None = declare(
         "model",
         "of convolutions, wherever it can compute them; none: the fastest",
         None,
         choices=("im2col", "winograd", "dense", "depthwise"),
     )
-    init_from: str | None = _setting(
+    init_from: str | None = declare(
         "model", "weights to start from: a safetensors file, or a folder of hexadecimal files", None
     )
 
-    dataset: str | None = _setting("data", "data set; none: CIFAR-10 where it is found, else synthetic", None)
-    emnist_split: str = _setting(
+    dataset: str | None = declare("data", "data set; none: CIFAR-10 where it is found, else synthetic", None)
+    emnist_split: str = declare(
         "data", "split of EMNIST: balanced, letters, digits, byclass, bymerge or mnist", "balanced"
     )
-    data_dir: str | None = _setting("data", "folder in which the data set lies; none: the default place", None)
-    limit_train: int | None = _setting("data", "train on this many images", None, minimum=1, below=2**31)
-    validation: int = _setting(
+    data_dir: str | None = declare("data", "folder in which the data set lies; none: the default place", None)
+    limit_train: int | None = declare("data", "train on this many images", None, minimum=1, below=2**31)
+    validation: int = declare(
         "data",
         "training images held out to choose the best epoch, a tenth of a small set where that is less; "
         "0: train on all, the last epoch counts",
@@ -80,103 +79,101 @@ class RunConfig:
         minimum=0,
         below=2**31,
     )
-    limit_test: int | None = _setting("data", "test on this many images", None, minimum=1, below=2**31)
-    normalization: str | None = _setting(
+    limit_test: int | None = declare("data", "test on this many images", None, minimum=1, below=2**31)
+    normalization: str | None = declare(
         "data", "statistics to normalize by, as imagenet; none: the data set's own", None
     )
-    augmentation: bool = _setting("data", "change training images at random, as the settings below say", True)
-    crop_padding: int = _setting(
+    augmentation: bool = declare("data", "change training images at random, as the settings below say", True)
+    crop_padding: int = declare(
         "data", "zeros around an image before its random crop, in pixels", 4, minimum=0, below=1024
     )
-    flip: bool = _setting("data", "mirror half of the training images", True)
-    cutout: int = _setting(
-        "data", "side of the square that is cut out of an image, in pixels", 0, minimum=0, below=1024
-    )
-    color_jitter: float = _setting(
+    flip: bool = declare("data", "mirror half of the training images", True)
+    cutout: int = declare("data", "side of the square that is cut out of an image, in pixels", 0, minimum=0, below=1024)
+    color_jitter: float = declare(
         "data", "largest change of brightness, contrast and saturation, as a share", 0.0, minimum=0, below=1
     )
-    mixup: float = _setting(
+    mixup: float = declare(
         "data", "mix images and labels in pairs, by shares from Beta(mixup, mixup)", 0.0, minimum=0, below=2
     )
 
-    batch_size: int = _setting("optimization", "images a batch", 128, minimum=1, below=2**31)
-    accumulation: int = _setting(
+    batch_size: int = declare("optimization", "images a batch", 128, minimum=1, below=2**31)
+    accumulation: int = declare(
         "optimization", "batches a step, by the mean of all their images", 1, minimum=1, below=2**31
     )
-    epochs: int = _setting("optimization", "passes over the training images", 200, minimum=1, below=2**31)
-    optimizer: str = _setting(
+    epochs: int = declare("optimization", "passes over the training images", 200, minimum=1, below=2**31)
+    optimizer: str = declare(
         "optimization", "sgd, or adamw, which wants a learning rate of about 0.001", "sgd", choices=("sgd", "adamw")
     )
-    lr: float = _setting("optimization", "learning rate at the start, or at the peak of one-cycle", 0.01, minimum=0)
-    momentum: float = _setting("optimization", "momentum of SGD", 0.9, minimum=0, below=1)
-    nesterov: bool = _setting("optimization", "Nesterov's form of momentum", False)
-    momentum_form: str = _setting(
+    lr: float = declare("optimization", "learning rate at the start, or at the peak of one-cycle", 0.01, minimum=0)
+    momentum: float = declare("optimization", "momentum of SGD", 0.9, minimum=0, below=1)
+    nesterov: bool = declare("optimization", "Nesterov's form of momentum", False)
+    momentum_form: str = declare(
         "optimization",
         "pytorch: v = m v + g, w -= lr v; sources: v = m v - lr g, w += v",
         "pytorch",
         choices=("pytorch", "sources"),
     )
-    beta1: float = _setting("optimization", "what AdamW's mean of gradients keeps a step", 0.9, minimum=0, below=1)
-    beta2: float = _setting("optimization", "what AdamW's mean of squares keeps a step", 0.999, minimum=0, below=1)
-    epsilon: float = _setting("optimization", "added to the root of AdamW's mean square", 1e-8, minimum=1e-30)
-    weight_decay: float = _setting(
+    beta1: float = declare("optimization", "what AdamW's mean of gradients keeps a step", 0.9, minimum=0, below=1)
+    beta2: float = declare("optimization", "what AdamW's mean of squares keeps a step", 0.999, minimum=0, below=1)
+    epsilon: float = declare("optimization", "added to the root of AdamW's mean square", 1e-8, minimum=1e-30)
+    weight_decay: float = declare(
         "optimization", "times the weight, added to the gradient (adamw: decoupled)", 0.0, minimum=0
     )
-    decay_all: bool = _setting("optimization", "weight decay for biases and batch norm too", True)
-    clip_norm: float | None = _setting(
+    decay_all: bool = declare("optimization", "weight decay for biases and batch norm too", True)
+    clip_norm: float | None = declare(
         "optimization", "largest norm of all gradients together; longer ones are scaled to it", None, minimum=1e-30
     )
-    ema_decay: float | None = _setting(
+    ema_decay: float | None = declare(
         "optimization",
         "what the running average of the weights keeps a step, such as 0.999; evaluation and the final weights use it",
         None,
         minimum=0,
         below=1,
     )
-    label_smoothing: float = _setting(
+    label_smoothing: float = declare(
         "optimization", "share of the target spread over all classes", 0.0, minimum=0, below=1
     )
 
-    schedule: str = _setting(
+    schedule: str = declare(
         "schedule",
         "learning rate over the run",
         "step",
         choices=("constant", "step", "multi-step", "exponential", "cosine", "warm-restarts", "one-cycle"),
     )
-    warmup_epochs: float = _setting(
+    warmup_epochs: float = declare(
         "schedule", "epochs over which the rate rises to the schedule's start, before it", 0.0, minimum=0, below=2**31
     )
-    warmup_start: float = _setting("schedule", "share of the rate at which warm-up starts", 0.01, minimum=0, below=1)
-    step_size: int = _setting("schedule", "epochs between two steps of the step schedule", 60, minimum=1, below=2**31)
-    milestones: tuple[int, ...] = _setting(
+    warmup_start: float = declare("schedule", "share of the rate at which warm-up starts", 0.01, minimum=0, below=1)
+    step_size: int = declare("schedule", "epochs between two steps of the step schedule", 60, minimum=1, below=2**31)
+    milestones: tuple[int, ...] = declare(
         "schedule", "epochs after which the multi-step schedule steps, as 60,120,160", (), minimum=1, below=2**31
     )
-    gamma: float = _setting("schedule", "factor of a step, or of an epoch of the exponential schedule", 0.2, minimum=0)
-    min_factor: float = _setting(
+    gamma: float = declare("schedule", "factor of a step, or of an epoch of the exponential schedule", 0.2, minimum=0)
+    min_factor: float = declare(
         "schedule", "share of the rate at which cosine and warm restarts end", 0.0, minimum=0, below=1
     )
-    restart_epochs: int = _setting("schedule", "epochs of the first cycle of warm restarts", 10, minimum=1, below=2**31)
-    restart_factor: int = _setting(
+    restart_epochs: int = declare("schedule", "epochs of the first cycle of warm restarts", 10, minimum=1, below=2**31)
+    restart_factor: int = declare(
         "schedule", "length of a cycle of warm restarts over that of the one before", 2, minimum=1, below=2**31
     )
-    pct_start: float = _setting(
+    pct_start: float = declare(
         "schedule", "share of one-cycle's steps in which the rate rises", 0.3, minimum=0, below=1
     )
-    div_factor: float = _setting("schedule", "one-cycle starts at the rate over this", 25.0, minimum=1)
-    final_div_factor: float = _setting("schedule", "one-cycle ends at its start over this", 1e4, minimum=1)
+    div_factor: float = declare("schedule", "one-cycle starts at the rate over this", 25.0, minimum=1)
+    final_div_factor: float = declare("schedule", "one-cycle ends at its start over this", 1e4, minimum=1)
 
-    seed: int = _setting("run", "of weights, order, augmentation and dropout", 0, minimum=0, below=2**63)
-    threads: int | None = _setting("run", "threads to compute with; none: one a core", None, minimum=1, below=1025)
-    output_dir: str = _setting("run", "folder in which the run makes its own", "runs")
-    budget: str | None = _setting(
+    seed: int = declare("run", "of weights, order, augmentation and dropout", 0, minimum=0, below=2**63)
+    threads: int | None = declare("run", "threads to compute with; none: one a core", None, minimum=1, below=1025)
+    output_dir: str = declare("run", "folder in which the run makes its own", "runs")
+    budget: str | None = declare(
         "run", "time to run for, as 6h or 1h30m: chooses the epochs, and stretches the schedule to them", None
     )
-    tensorboard: bool = _setting("run", "write event files for TensorBoard, by tensorboardX", False)
-    checkpoint_epochs: int = _setting("run", "epochs between two checkpoints to resume from", 1, minimum=1, below=2**31)
-    checkpoint_minutes: float | None = _setting(
+    tensorboard: bool = declare("run", "write event files for TensorBoard, by tensorboardX", False)
+    checkpoint_epochs: int = declare("run", "epochs between two checkpoints to resume from", 1, minimum=1, below=2**31)
+    checkpoint_minutes: float | None = declare(
         "run", "minutes after which one is made within an epoch too", 10.0, minimum=0
     )
-    checkpoint_keep: int | None = _setting(
+    checkpoint_keep: int | None = declare(
         "run", "epochs between two checkpoints that are kept to the end", 20, minimum=1, below=2**31
     )
 

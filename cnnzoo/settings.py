@@ -104,7 +104,7 @@ class Setting:
         return value
 
 
-def setting(
+def declare(
     group: str,
     help: str,
     default: Any = dataclasses.MISSING,
@@ -119,7 +119,7 @@ def setting(
 
 
 def describe_settings(cls: type) -> dict[str, Setting]:
-    """Return what is known of each field of a dataclass that was declared with `setting`, in their order."""
+    """Return what is known of each field of a dataclass that was declared with `declare`, in their order."""
     hints = typing.get_type_hints(cls)
     settings = {}
     for item in dataclasses.fields(cls):
