@@ -21,6 +21,8 @@ from tests.pytorch_models import make_pytorch_model  # noqa: E402
 
 MODELS = cnnzoo.list_models()
 GRADIENT_TOLERANCE = dict.fromkeys(MODELS, 1e-4) | {"googlenet": 1e-2}  # in float32
+# MobileNetV1's last batch norms see 4 pixels an image: few images make them ill-conditioned, and float32 coarser.
+IMAGES = dict.fromkeys(MODELS, 4) | {"mobilenetv1": 32}
 
 
 def make_pair(name, dtype, **options):
@@ -118,7 +120,7 @@ def test_three_steps_in_float64(name):
 @pytest.mark.parametrize("name", MODELS)
 def test_step_in_float32(name):
     net, module = make_pair(name, "float32")
-    images, labels = make_batch(net, 4, seed=3)
+    images, labels = make_batch(net, IMAGES[name], seed=3)
     net.load_state_dict(clear_relus(build_graph(name, dropout=0.0), net.state_dict(), images))
     module.load_state_dict({key: torch.from_numpy(array) for key, array in net.state_dict().items()}, strict=False)
     inference = net.forward(images)
