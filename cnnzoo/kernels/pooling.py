@@ -11,16 +11,13 @@ from numba import prange
 from cnnzoo.kernels.blocks import block_count, block_rows, row
 from cnnzoo.kernels.compile import kernel, worker
 from cnnzoo.kernels.simd import (
-    add,
     lanes,
     load,
     pointer,
     splat,
     store,
     store_bytes,
-    where_byte,
     where_greater,
-    zeros,
 )
 
 
@@ -85,23 +82,33 @@ def max_pool_forward(x, ldx, y, ldy, winner, images, height, width, channels, wi
 
 
 @worker
-def _max_pool_row_backward(
-    dy, lddy, winner, first, dx, lddx, dx_at, h, height, width, channels, window, stride, padding, accumulate
-):
-    """One input row `h` of one image: `first` is the image's first pixel in dy, `dx_at` the row's first in dx."""
+def _start(dxr, accumulate):
+    """Prepare a gradient row for the sums that follow."""
+    if not accumulate:
+        dxr[:] = 0
+
+
+@worker
+def _add_where_chosen(dyr, chosen, tap, dxr):
+    zero = dyr.dtype.type(0)
+    for c in range(dxr.size):
+        dxr[c] += dyr[c] if chosen[c] == tap else zero
+
+
+@worker
+def _max_pool_row_backward(dy, lddy, winner, dx, lddx, h, height, width, channels, window, stride, padding, accumulate):
+    """One input row `h` of one image: dy and winner are the image, dx is the row."""
     out_width = _output_size(width, window, stride, padding)
     top, bottom = _covering(h, _output_size(height, window, stride, padding), window, stride, padding)
     for w in range(width):
         left, right = _covering(w, out_width, window, stride, padding)
-        for c in range(0, channels, lanes(dx)):
-            n = channels - c
-            total = load(dx, (dx_at + w) * lddx + c, n) if accumulate else zeros(dx)
-            for p in range(top, bottom):
-                for q in range(left, right):
-                    tap = (h + padding - p * stride) * window + w + padding - q * stride
-                    at = first + p * out_width + q
-                    total = add(total, where_byte(winner, at * channels + c, n, tap, load(dy, at * lddy + c, n)))
-            store(dx, (dx_at + w) * lddx + c, n, total)
+        dxr = row(dx, lddx, w, channels)
+        _start(dxr, accumulate)
+        for p in range(top, bottom):
+            for q in range(left, right):
+                tap = (h + padding - p * stride) * window + w + padding - q * stride
+                at = p * out_width + q
+                _add_where_chosen(row(dy, lddy, at, channels), row(winner, channels, at, channels), np.uint8(tap), dxr)
 
 
 @kernel("void(T[::1], i8, u1[::1], T[::1], i8, i8, i8, i8, i8, i8, i8, i8, bool_)", parallel=True)
@@ -112,17 +119,22 @@ def max_pool_backward(dy, lddy, winner, dx, lddx, images, height, width, channel
     for block in prange(block_count(images * height, size)):
         first = np.int64(block) * size
         for r in range(first, min(first + size, images * height)):
+            at = r // height * out_pixels
             _max_pool_row_backward(
-                pointer(dy), lddy, pointer(winner), r // height * out_pixels, pointer(dx), lddx, r * width, r % height,
-                height, width, channels, window, stride, padding, accumulate,
-            )  # fmt: skip
-
-
-@worker
-def _start(dxr, accumulate):
-    """Prepare a gradient row for the sums that follow."""
-    if not accumulate:
-        dxr[:] = 0
+                dy[at * lddy :],
+                lddy,
+                winner[at * channels :],
+                dx[r * width * lddx :],
+                lddx,
+                r % height,
+                height,
+                width,
+                channels,
+                window,
+                stride,
+                padding,
+                accumulate,
+            )
 
 
 @worker

@@ -220,18 +220,3 @@ def store_bytes(typingctx, x, at, count, value):
         return context.get_dummy_value()
 
     return types.void(x, types.int64, types.int64, value), codegen
-
-
-@intrinsic
-def where_byte(typingctx, x, at, count, byte, value):
-    """Return `value` in lanes where the bytes x[at : at + lanes] are `byte`, else 0; `count` as in `load`."""
-
-    def codegen(context, builder, signature, arguments):
-        x, at, count, byte, value = arguments
-        v = Vectors(context, builder, signature.args[4].dtype)
-        bytes_ = Vectors(context, builder, types.uint8, v.lanes)
-        wanted = bytes_.broadcast(builder.trunc(byte, bytes_.element))
-        is_wanted = builder.icmp_unsigned("==", _emit_load(bytes_, x, at, count), wanted)
-        return builder.select(is_wanted, value, v.zero)
-
-    return value(x, types.int64, types.int64, types.int64, value), codegen
