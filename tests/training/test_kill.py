@@ -124,11 +124,11 @@ def test_twenty_runs_each_killed_once_end_with_the_same_bytes(runs):
     rng = random.Random()
     for trial in range(20):
         moment = rng.uniform(0, seconds)
-        running = runs.kill_after(moment, f"trial{trial}", threads=rng.choice([1, 2, 3]))
+        runs.kill_after(moment, f"trial{trial}", threads=rng.choice([1, 2, 3]))
         folder, _ = runs.finish(f"trial{trial}", threads=rng.choice([1, 2, 3]))
         _assert_undisturbed(folder, expected)
         earlier = "earlier" in json.loads((folder / "environment.json").read_text())
-        how = "resumed" if earlier else "begun anew" if running else "it was done"
+        how = "resumed" if earlier else "before it had begun or after it had ended"
         print(f"trial {trial + 1}: kill -9 after {moment:.2f} of {seconds:.2f} s, {how}, same bytes")
 
 
