@@ -14,7 +14,7 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from cnnzoo.kernels.toom_cook import RationalMatrix, derive, transpose
-from cnnzoo.kernels.vectors import VECTOR_BYTES, Vectors, data_pointer
+from cnnzoo.kernels.vectors import IS_X86, VECTOR_BYTES, Vectors, data_pointer
 
 _I32, _I64 = ir.IntType(32), ir.IntType(64)
 
@@ -177,25 +177,27 @@ def _element(v, base, i, row_stride, j, column_stride):
 @intrinsic(prefer_literal=True)
 def gather_tile(
     typingctx, transform, x, at, row_stride, column_stride, top, bottom, left, right, channels,
-    on_load, scale, scale_at, shift_at, out, out_at, out_stride,
+    on_load, scale, scale_at, shift_at, out, out_at, out_stride, past_cache,
 ):  # fmt: skip
     """out[k] = element k of M X M' for `channels` channels; elements of X outside a window are 0 and not read.
 
     Element (i, j) of X is at ``x[at + i * row_stride + j * column_stride]``, inside where top <= i < bottom and
     left <= j < right; if `on_load` it is max(0, scale x + shift), the coefficients of the first channel at
     ``scale[scale_at]`` and ``scale[shift_at]``. Element k of the result goes to ``out[out_at + k * out_stride]``, in
-    whole vectors: zeros follow the last channel.
+    whole vectors: zeros follow the last channel. With the literal `past_cache` of 1, all these places are aligned to
+    vectors, and are written past the caches: `finish_stores` has to follow before another thread reads them.
     """
-    if not isinstance(transform, types.Literal):
+    if not isinstance(transform, types.Literal) or not isinstance(past_cache, types.Literal):
         return None
     i64 = types.int64
-    signature = types.void(transform, x, *[i64] * 8, types.boolean, scale, i64, i64, out, i64, i64)
+    signature = types.void(transform, x, *[i64] * 8, types.boolean, scale, i64, i64, out, i64, i64, past_cache)
 
     def codegen(context, builder, signature, arguments):
         matrix = _MATRICES[signature.args[0].literal_value]
         size = len(matrix[0])
         (_, x, at, row_stride, column_stride, top, bottom, left, right, channels, on_load, scale, scale_at, shift_at,
-         out, out_at, out_stride) = arguments  # fmt: skip
+         out, out_at, out_stride, _) = arguments  # fmt: skip
+        streams = signature.args[-1].literal_value == 1
         v = Vectors(context, builder, signature.args[1].dtype)
         x = v.pointer(data_pointer(context, builder, signature.args[1], x), at)
         scale = data_pointer(context, builder, signature.args[11], scale)
@@ -226,7 +228,11 @@ def gather_tile(
 
             def store(i, j, value):
                 k = builder.add(builder.mul(i, _I64(len(matrix))), _I64(j))
-                v.store(value, v.pointer(to, builder.mul(out_stride, k)))
+                place = v.pointer(to, builder.mul(out_stride, k))
+                if streams:
+                    v.store_past_cache(value, place)
+                else:
+                    v.store(value, place)
 
             with builder.if_else(on_load) as (applied, plain):
                 with applied:
@@ -259,23 +265,8 @@ def scatter_tile(
     def codegen(context, builder, signature, arguments):
         matrix = _MATRICES[signature.args[0].literal_value]
         size, depth = len(matrix), len(matrix[0])
-        (
-            _,
-            x,
-            at,
-            stride,
-            out,
-            out_at,
-            row_stride,
-            column_stride,
-            rows,
-            columns,
-            channels,
-            add,
-            bias,
-            bias_at,
-            has_bias,
-        ) = arguments
+        _, x, at, stride, out, out_at, row_stride, column_stride = arguments[:8]
+        rows, columns, channels, add, bias, bias_at, has_bias = arguments[8:]
         v = Vectors(context, builder, signature.args[1].dtype)
         x = v.pointer(data_pointer(context, builder, signature.args[1], x), at)
         out = v.pointer(data_pointer(context, builder, signature.args[4], out), out_at)
@@ -315,3 +306,20 @@ def scatter_tile(
         return context.get_dummy_value()
 
     return signature, codegen
+
+
+@intrinsic
+def finish_stores(typingctx):
+    """Make what was written past the caches seen by whoever is told afterwards that it was written."""
+
+    def codegen(context, builder, signature, arguments):
+        if IS_X86:
+            fence = cgutils.get_or_insert_function(
+                builder.module, ir.FunctionType(ir.VoidType(), []), "llvm.x86.sse.sfence"
+            )
+            builder.call(fence, [])
+        else:
+            builder.fence("seq_cst")
+        return context.get_dummy_value()
+
+    return types.void(), codegen

@@ -18,6 +18,7 @@ from numba.extending import intrinsic
 from cnnzoo.kernels.compile import target, worker
 
 _FEATURES = {feature[1:] for feature in target()[2].split(",") if feature.startswith("+")}
+IS_X86 = platform.machine().lower() in ("x86_64", "amd64")
 _IS_ARM = platform.machine().lower() in ("aarch64", "arm64")
 
 VECTOR_BYTES = 64 if "avx512f" in _FEATURES else 32 if "avx" in _FEATURES else 16
@@ -73,6 +74,11 @@ class Vectors:
         arguments = [self.type, self.type.as_pointer(), _I32, self.masks]
         function = self._declare(f"llvm.masked.store.{self.suffix}.p0{self.suffix}", ir.VoidType(), arguments)
         self.builder.call(function, [value, self.as_vector(pointer), _I32(self.bytes), mask])
+
+    def store_past_cache(self, value, pointer):
+        """Store to a place aligned to vectors, which is not read soon by this thread, without fetching it first."""
+        store = self.builder.store(value, self.as_vector(pointer), align=VECTOR_BYTES)
+        store.set_metadata("nontemporal", self.builder.module.add_metadata([_I32(1)]))
 
     def broadcast(self, scalar):
         undefined = ir.Constant(self.type, ir.Undefined)

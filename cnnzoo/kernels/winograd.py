@@ -29,7 +29,7 @@ from cnnzoo.kernels.blocks import block_count
 from cnnzoo.kernels.convolution import ConvolutionShape, plain
 from cnnzoo.kernels.correlation import add_slots
 from cnnzoo.kernels.costs import COST_LANES, MULTIPLY_ADD, TRANSFORMED_VECTORS, TRANSFORMED_WEIGHTS, count_vectors
-from cnnzoo.kernels.vectors import panel_columns
+from cnnzoo.kernels.vectors import VECTOR_BYTES, panel_columns
 from cnnzoo.kernels.winograd_passes import (
     GRID,
     PAD,
@@ -189,9 +189,10 @@ class Winograd:
         )
         self.statistics_rows = self._forward.rows_per_block
         self._plan_weight_gradient()
+        alignment = VECTOR_BYTES // itemsize
         self.scratch_sizes = {
-            "forward": self._forward.shared + self._threads * self._forward.scratch,
-            "input_gradient": self._gradient.shared + self._threads * self._gradient.scratch,
+            "forward": alignment + self._forward.shared + self._threads * self._forward.scratch,
+            "input_gradient": alignment + self._gradient.shared + self._threads * self._gradient.scratch,
             "weight_gradient": self._slot_size + self._threads * self._weight_scratch,
         }
 
@@ -239,7 +240,8 @@ class Winograd:
 
     def _correlate(self, c, x, ldx, w, y, ldy, scratch, prologue, accumulate, bias, statistics):
         s, on_x = self.shape, prologue or self._plain
-        u, v, per_thread = np.split(scratch, [c.weights, c.shared])
+        start = -scratch.ctypes.data % VECTOR_BYTES // scratch.itemsize
+        u, v, per_thread = np.split(scratch[start:], [c.weights, c.shared])
         if v.size > 0:
             transform_inputs(c.geometry, x, ldx, on_x.kind, on_x.coefficients, v)
         for first in range(0, c.columns, c.slab):

@@ -18,6 +18,7 @@ from cnnzoo.kernels.transforms import (
     WEIGHT_GRADIENT_5,
     WEIGHTS_3,
     WEIGHTS_5,
+    finish_stores,
     gather_tile,
     scatter_tile,
 )
@@ -62,11 +63,11 @@ def _gather_weights(kernel_size, w, at, row_stride, column_stride, count, u, to,
     n = kernel_size
     if n == 3:
         gather_tile(
-            WEIGHTS_3, w, at, row_stride, column_stride, 0, n, 0, n, count, False, w, 0, 0, u, to, matrix
+            WEIGHTS_3, w, at, row_stride, column_stride, 0, n, 0, n, count, False, w, 0, 0, u, to, matrix, 1
         )  # fmt: skip
     else:
         gather_tile(
-            WEIGHTS_5, w, at, row_stride, column_stride, 0, n, 0, n, count, False, w, 0, 0, u, to, matrix
+            WEIGHTS_5, w, at, row_stride, column_stride, 0, n, 0, n, count, False, w, 0, 0, u, to, matrix, 1
         )  # fmt: skip
 
 
@@ -77,7 +78,8 @@ def transform_weights(
     """u = G w G' for columns first .. first + columns: panels of [PRODUCTS][depth][panel width], PAD after each matrix.
 
     Columns are output channels and the depth is the input channels; or, if `transposed`, the other way round and the
-    kernel rotated by half a turn. `first` is a multiple of the panel width.
+    kernel rotated by half a turn. `first` is a multiple of the panel width, and `u` is aligned to vectors: it is
+    written past the caches, since to write what another core has read lately takes ten times as long.
     """
     width, taps = panel_width(w), kernel_size * kernel_size
     depth = out_channels if transposed else in_channels
@@ -106,20 +108,27 @@ def transform_weights(
                 _gather_weights(
                     kernel_size, w, at + k * out_channels, kernel_size * tap, tap, count, u, to + k * width, matrix
                 )
+        finish_stores()
 
 
 @worker
-def _gather_inputs(g, first, count, x, ldx, kind, coefficients, channel, channels, v, v_at, ldv, matrix):
+def _gather_inputs(g, first, count, x, ldx, kind, coefficients, channel, channels, v, v_at, ldv, matrix, past_cache):
     """v[k][t] = B' d B for tiles first .. first + count; `matrix` elements lie between the products' matrices."""
     height, width, tile = g[SOURCE_HEIGHT], g[SOURCE_WIDTH], GRID + 1 - g[KERNEL]
     image, i, j = _tile_place(g, first)
     for t in range(count):
         h, w = i * tile - g[PADDING], j * tile - g[PADDING]
         at = ((image * height + h) * width + w) * ldx + channel
-        gather_tile(
-            INPUT, x, at, width * ldx, ldx, -h, height - h, -w, width - w, channels,
-            kind != PLAIN, coefficients, channel, g[DEPTH] + channel, v, v_at + t * ldv, matrix,
-        )  # fmt: skip
+        if past_cache:
+            gather_tile(
+                INPUT, x, at, width * ldx, ldx, -h, height - h, -w, width - w, channels,
+                kind != PLAIN, coefficients, channel, g[DEPTH] + channel, v, v_at + t * ldv, matrix, 1,
+            )  # fmt: skip
+        else:
+            gather_tile(
+                INPUT, x, at, width * ldx, ldx, -h, height - h, -w, width - w, channels,
+                kind != PLAIN, coefficients, channel, g[DEPTH] + channel, v, v_at + t * ldv, matrix, 0,
+            )  # fmt: skip
         j += 1
         if j == g[ACROSS]:
             image, i, j = _tile_place(g, first + t + 1)
@@ -157,7 +166,10 @@ def _block_elements(g, channels):
 
 @kernel("void(i8[::1], T[::1], i8, i8, T[::1], T[::1])", parallel=True)
 def transform_inputs(g, x, ldx, kind, coefficients, v):
-    """Write B' d B of prologue(x) for all blocks of tiles, as `correlate_tiles` takes them."""
+    """Write B' d B of prologue(x) for all blocks of tiles, as `correlate_tiles` takes them.
+
+    `v` is aligned to vectors, and written as `transform_weights` writes.
+    """
     blocks, chunks = block_count(all_tiles(g), g[BLOCK]), block_count(g[DEPTH], INPUT_CHANNELS)
     for item in prange(blocks * chunks):
         block, channel = np.int64(item) // chunks, np.int64(item) % chunks * INPUT_CHANNELS
@@ -166,8 +178,9 @@ def transform_inputs(g, x, ldx, kind, coefficients, v):
         _gather_inputs(
             g, first, min(g[BLOCK], all_tiles(g) - first), x, ldx, kind, coefficients,
             channel, min(INPUT_CHANNELS, g[DEPTH] - channel), v, block * elements + channel, padded_ld(g[DEPTH]),
-            matrix,
+            matrix, True,
         )  # fmt: skip
+        finish_stores()
 
 
 @worker
@@ -224,7 +237,7 @@ def correlate_tiles(
             tiles = min(g[BLOCK], all_tiles(g) - block * g[BLOCK])
             _gather_inputs(
                 g, block * g[BLOCK], tiles, x, ldx, kind, coefficients, 0, g[DEPTH], inputs, at, padded_ld(g[DEPTH]),
-                matrix,
+                matrix, False,
             )  # fmt: skip
         _correlate_block(
             g, block, first + j, min(group, columns - j), inputs, inputs_at, u, j // panel_width(x) * panel,
@@ -246,12 +259,12 @@ def _gather_output_gradients(g, first, count, dy, lddy, column, columns, d, d_at
             if g[KERNEL] == 3:
                 gather_tile(
                     OUTPUT_GRADIENT_3, dy, at, width * lddy, lddy, 0, height - h, 0, width - w, n,
-                    False, dy, 0, 0, d, to + t * lanes, matrix,
+                    False, dy, 0, 0, d, to + t * lanes, matrix, 0,
                 )  # fmt: skip
             else:
                 gather_tile(
                     OUTPUT_GRADIENT_5, dy, at, width * lddy, lddy, 0, height - h, 0, width - w, n,
-                    False, dy, 0, 0, d, to + t * lanes, matrix,
+                    False, dy, 0, 0, d, to + t * lanes, matrix, 0,
                 )  # fmt: skip
             j += 1
             if j == g[ACROSS]:
@@ -289,7 +302,9 @@ def _weight_gradient_block(
     for block in range(first_block, last_block):
         first = block * size
         count = min(size, all_tiles(g) - first)
-        _gather_inputs(g, first, count, x, ldx, kind, coefficients, channel, channels, scratch, v_at, ldv, v_matrix)
+        _gather_inputs(
+            g, first, count, x, ldx, kind, coefficients, channel, channels, scratch, v_at, ldv, v_matrix, False
+        )
         _gather_output_gradients(g, first, count, dy, lddy, column, columns, scratch, d_at, d_matrix)
         for k in range(PRODUCTS):
             multiply_block(
