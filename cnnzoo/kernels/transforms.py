@@ -174,6 +174,26 @@ def _element(v, base, i, row_stride, j, column_stride):
     return v.pointer(v.pointer(base, builder.mul(row_stride, i)), builder.mul(column_stride, j))
 
 
+class _Window:
+    """The part of a grid that lies inside: top <= i < bottom and left <= j < right."""
+
+    def __init__(self, v, size, bounds):
+        self.v, self.builder = v, v.builder
+        self.top, self.bottom, self.left, self.right = bounds
+        self.rows = [self._within(_I64(i), self.top, self.bottom) for i in range(size)]
+        self.is_whole = self.builder.and_(self.rows[0], self.rows[-1])
+        for j in (0, size - 1):
+            self.is_whole = self.builder.and_(self.is_whole, self._within(_I64(j), self.left, self.right))
+
+    def _within(self, i, low, high):
+        return self.builder.and_(self.builder.icmp_signed("<=", low, i), self.builder.icmp_signed("<", i, high))
+
+    def mask(self, i, j, mask):
+        """Return `mask` where element (i, j) is inside, i an int and j an LLVM value; else a mask of nothing."""
+        inside = self.builder.and_(self.rows[i], self._within(j, self.left, self.right))
+        return self.builder.select(inside, mask, ir.Constant(self.v.masks, [0] * self.v.lanes))
+
+
 @intrinsic(prefer_literal=True)
 def gather_tile(
     typingctx, transform, x, at, row_stride, column_stride, top, bottom, left, right, channels,
@@ -193,58 +213,67 @@ def gather_tile(
     signature = types.void(transform, x, *[i64] * 8, types.boolean, scale, i64, i64, out, i64, i64, past_cache)
 
     def codegen(context, builder, signature, arguments):
-        matrix = _MATRICES[signature.args[0].literal_value]
-        size = len(matrix[0])
-        (_, x, at, row_stride, column_stride, top, bottom, left, right, channels, on_load, scale, scale_at, shift_at,
-         out, out_at, out_stride, _) = arguments  # fmt: skip
-        streams = signature.args[-1].literal_value == 1
         v = Vectors(context, builder, signature.args[1].dtype)
-        x = v.pointer(data_pointer(context, builder, signature.args[1], x), at)
-        scale = data_pointer(context, builder, signature.args[11], scale)
-        out = v.pointer(data_pointer(context, builder, signature.args[14], out), out_at)
-
-        def inside(i, low, high):
-            return builder.and_(builder.icmp_signed("<=", low, i), builder.icmp_signed("<", i, high))
-
-        rows = [inside(_I64(i), top, bottom) for i in range(size)]
-        whole = builder.and_(rows[0], rows[-1])
-        for j in (0, size - 1):
-            whole = builder.and_(whole, inside(_I64(j), left, right))
-        nothing = ir.Constant(v.masks, [0] * v.lanes)
-
-        def body(c, mask):
-            source, to = v.pointer(x, c), v.pointer(out, c)
-
-            def load(i, j, coefficients=None):
-                place, here = _element(v, source, i, row_stride, j, column_stride), None
-                if mask is not None:
-                    here = builder.select(builder.and_(rows[i], inside(j, left, right)), mask, nothing)
-                value = v.load(place, here)
-                if coefficients is None:
-                    return value
-                value = v.multiply_add(value, *coefficients)
-                value = builder.select(builder.fcmp_ordered("<=", value, v.zero), v.zero, value)  # a NaN stays
-                return value if here is None else builder.select(here, value, v.zero)
-
-            def store(i, j, value):
-                k = builder.add(builder.mul(i, _I64(len(matrix))), _I64(j))
-                place = v.pointer(to, builder.mul(out_stride, k))
-                if streams:
-                    v.store_past_cache(value, place)
-                else:
-                    v.store(value, place)
-
-            with builder.if_else(on_load) as (applied, plain):
-                with applied:
-                    factors = [v.load(v.pointer(scale, builder.add(first, c)), mask) for first in (scale_at, shift_at)]
-                    _transform(v, matrix, lambda i, j: load(i, j, factors), store, _I64(len(matrix)))
-                with plain:
-                    _transform(v, matrix, load, store, _I64(len(matrix)))
-
-        _each_vector(v, channels, whole, body)
+        at, row_stride, column_stride, *bounds, channels, on_load = arguments[2:11]
+        scale_at, shift_at = arguments[12:14]
+        x, scale, out = (data_pointer(context, builder, signature.args[k], arguments[k]) for k in (1, 11, 14))
+        x, out = v.pointer(x, at), v.pointer(out, arguments[15])
+        coefficients = v.pointer(scale, scale_at), v.pointer(scale, shift_at)
+        matrix = _MATRICES[signature.args[0].literal_value]
+        streams = signature.args[-1].literal_value == 1
+        _emit_gather(
+            v,
+            matrix,
+            x,
+            row_stride,
+            column_stride,
+            bounds,
+            channels,
+            on_load,
+            coefficients,
+            out,
+            arguments[16],
+            streams,
+        )
         return context.get_dummy_value()
 
     return signature, codegen
+
+
+def _emit_gather(
+    v, matrix, x, row_stride, column_stride, bounds, channels, on_load, coefficients, out, out_stride, streams
+):
+    builder, size = v.builder, len(matrix)
+    window = _Window(v, len(matrix[0]), bounds)
+
+    def body(c, mask):
+        source, to = v.pointer(x, c), v.pointer(out, c)
+
+        def load(i, j, factors=None):
+            here = None if mask is None else window.mask(i, j, mask)
+            value = v.load(_element(v, source, i, row_stride, j, column_stride), here)
+            if factors is None:
+                return value
+            value = v.multiply_add(value, *factors)
+            value = builder.select(builder.fcmp_ordered("<=", value, v.zero), v.zero, value)  # a NaN stays
+            return value if here is None else builder.select(here, value, v.zero)
+
+        def store(i, j, value):
+            k = builder.add(builder.mul(i, _I64(size)), _I64(j))
+            place = v.pointer(to, builder.mul(out_stride, k))
+            if streams:
+                v.store_past_cache(value, place)
+            else:
+                v.store(value, place)
+
+        with builder.if_else(on_load) as (applied, plain):
+            with applied:
+                factors = [v.load(v.pointer(first, c), mask) for first in coefficients]
+                _transform(v, matrix, lambda i, j: load(i, j, factors), store, _I64(size))
+            with plain:
+                _transform(v, matrix, load, store, _I64(size))
+
+    _each_vector(v, channels, window.is_whole, body)
 
 
 @intrinsic(prefer_literal=True)
@@ -263,49 +292,54 @@ def scatter_tile(
     signature = types.void(transform, x, i64, i64, out, *[i64] * 6, flag, bias, i64, flag)
 
     def codegen(context, builder, signature, arguments):
-        matrix = _MATRICES[signature.args[0].literal_value]
-        size, depth = len(matrix), len(matrix[0])
-        _, x, at, stride, out, out_at, row_stride, column_stride = arguments[:8]
-        rows, columns, channels, add, bias, bias_at, has_bias = arguments[8:]
         v = Vectors(context, builder, signature.args[1].dtype)
-        x = v.pointer(data_pointer(context, builder, signature.args[1], x), at)
-        out = v.pointer(data_pointer(context, builder, signature.args[4], out), out_at)
-        bias = v.pointer(data_pointer(context, builder, signature.args[12], bias), bias_at)
-        last_row = builder.select(builder.icmp_signed("<", rows, _I64(size)), rows, _I64(size))
-        nothing = ir.Constant(v.masks, [0] * v.lanes)
-
-        def body(c, mask):
-            source, to = v.pointer(x, c), v.pointer(out, c)
-            before = builder.block
-            with builder.if_then(has_bias):
-                loaded, loading = v.load(v.pointer(bias, c), mask), builder.block
-            offset = builder.phi(v.type)
-            offset.add_incoming(v.zero, before)
-            offset.add_incoming(loaded, loading)
-
-            def load(i, j):
-                k = builder.add(_I64(i * depth), j)
-                return v.load(v.pointer(source, builder.mul(stride, k)))
-
-            def store(i, j, value):
-                place, here = _element(v, to, i, row_stride, j, column_stride), mask
-                if mask is not None:
-                    here = builder.select(builder.icmp_signed("<", _I64(j), columns), mask, nothing)
-                value, before = builder.fadd(value, offset), builder.block
-                with builder.if_then(add):
-                    raised, adding = builder.fadd(value, v.load(place, here)), builder.block
-                total = builder.phi(v.type)
-                total.add_incoming(value, before)
-                total.add_incoming(raised, adding)
-                v.store(total, place, here)
-
-            _transform(v, matrix, load, store, last_row)
-
-        whole = builder.icmp_signed(">=", columns, _I64(size))
-        _each_vector(v, channels, whole, body)
+        at, stride = arguments[2:4]
+        out_at, row_stride, column_stride, rows, columns, channels, add = arguments[5:12]
+        bias_at, has_bias = arguments[13:]
+        x, out, bias = (data_pointer(context, builder, signature.args[k], arguments[k]) for k in (1, 4, 12))
+        x, out, bias = v.pointer(x, at), v.pointer(out, out_at), v.pointer(bias, bias_at)
+        matrix = _MATRICES[signature.args[0].literal_value]
+        _emit_scatter(
+            v, matrix, x, stride, out, row_stride, column_stride, rows, columns, channels, add, bias, has_bias
+        )
         return context.get_dummy_value()
 
     return signature, codegen
+
+
+def _emit_scatter(v, matrix, x, stride, out, row_stride, column_stride, rows, columns, channels, add, bias, has_bias):
+    builder, size, depth = v.builder, len(matrix), len(matrix[0])
+    last_row = builder.select(builder.icmp_signed("<", rows, _I64(size)), rows, _I64(size))
+    nothing = ir.Constant(v.masks, [0] * v.lanes)
+
+    def body(c, mask):
+        source, to = v.pointer(x, c), v.pointer(out, c)
+        before = builder.block
+        with builder.if_then(has_bias):
+            loaded, loading = v.load(v.pointer(bias, c), mask), builder.block
+        offset = builder.phi(v.type)
+        offset.add_incoming(v.zero, before)
+        offset.add_incoming(loaded, loading)
+
+        def load(i, j):
+            k = builder.add(_I64(i * depth), j)
+            return v.load(v.pointer(source, builder.mul(stride, k)))
+
+        def store(i, j, value):
+            place, here = _element(v, to, i, row_stride, j, column_stride), mask
+            if mask is not None:
+                here = builder.select(builder.icmp_signed("<", _I64(j), columns), mask, nothing)
+            value, before = builder.fadd(value, offset), builder.block
+            with builder.if_then(add):
+                raised, adding = builder.fadd(value, v.load(place, here)), builder.block
+            total = builder.phi(v.type)
+            total.add_incoming(value, before)
+            total.add_incoming(raised, adding)
+            v.store(total, place, here)
+
+        _transform(v, matrix, load, store, last_row)
+
+    _each_vector(v, channels, builder.icmp_signed(">=", columns, _I64(size)), body)
 
 
 @intrinsic
