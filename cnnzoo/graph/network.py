@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 import numpy as np
 
 from cnnzoo.errors import ConfigError, ModelError, StateError, WeightsMismatchError, suggest
-from cnnzoo.graph.algorithms import NAMES, Passes
+from cnnzoo.graph.algorithms import NAMES, Passes, plan_algorithms
 from cnnzoo.graph.initializers import random_key, stream
 from cnnzoo.graph.ledger import Ledger
 from cnnzoo.graph.liveness import ALIGNMENT
@@ -124,18 +124,23 @@ class Network:
         StateError
             There is no such layer, or no such choice for it.
         """
-        operators = {node.operator.name: node.operator for node in self.graph.nodes}
+        nodes = {node.operator.name: node for node in self.graph.nodes}
+        pins = []
         for key, names in chosen.items():
             layer, _, images = key.rpartition(" @")
-            operator = operators.get(layer)
-            if not isinstance(operator, WeightedSum) or not images.isdigit() or len(names) != len(Passes._fields):
+            operator = nodes[layer].operator if layer in nodes and images.isdecimal() else None
+            if not isinstance(operator, WeightedSum) or len(names) != len(Passes._fields):
                 raise StateError(f"algorithms: expected those of a convolution of {self.name}, got {key}: {names}")
-            operator.pinned_algorithms[int(images)] = Passes(*names)
+            shape = operator.shape(int(images), nodes[layer].inputs[0].extent)
+            plan_algorithms(shape, Passes(*names), self.dtype)
+            pins.append((operator, int(images), Passes(*names)))
+        for operator, count, passes in pins:
+            operator.pinned_algorithms[count] = passes
         self._plans.clear()
         self._pending = None
 
     def prefer_algorithm(self, name: str | None) -> None:
-        """Use one algorithm wherever it accepts the shape; None: the one that the cost table says.
+        """Use one algorithm wherever it accepts the shape; None: the one that the cost table says. Pins are undone.
 
         Raises
         ------
@@ -147,6 +152,7 @@ class Network:
         for node in self.graph.nodes:
             if isinstance(node.operator, WeightedSum):
                 node.operator.wanted_algorithm = name
+                node.operator.pinned_algorithms.clear()
         self._plans.clear()
         self._pending = None
 

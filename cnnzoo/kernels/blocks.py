@@ -19,6 +19,12 @@ def block_count(rows, rows_per_block):
 
 
 @register_jitable
+def padded_ld(columns):
+    """Return a leading dimension for gathered rows: whole cache lines, and no power of two; callable from both."""
+    return (columns + 15) // 16 * 16 + 16
+
+
+@register_jitable
 def row(x, ld, r, channels):
     """Return row `r` of a pixel matrix with leading dimension `ld` as a view of `channels` values."""
     return x[r * ld : r * ld + channels]

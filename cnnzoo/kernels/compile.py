@@ -172,7 +172,7 @@ class Kernel:
             return self._dispatcher(*arguments)
         except TypeError:
             dtype = self._real_type(arguments)
-            if dtype in self._compiled:
+            if dtype in self._compiled or dtype not in REAL_TYPES:
                 raise
         self.compile(dtype)
         return self._dispatcher(*arguments)
@@ -187,11 +187,14 @@ class Kernel:
             self._dispatcher = self._make_dispatcher()
         names = {"T": REAL_TYPES[np.dtype(dtype)], "i8": types.int64, "u8": types.uint64, "u1": types.uint8}
         names |= {"f8": types.float64, "bool_": types.boolean, "void": types.void}
+        hits = sum(self._dispatcher.stats.cache_hits.values())
         self._dispatcher.disable_compile(False)
-        self._dispatcher.compile(eval(self.signature, {"__builtins__": {}}, names))
-        self._dispatcher.disable_compile(True)
+        try:
+            self._dispatcher.compile(eval(self.signature, {"__builtins__": {}}, names))
+        finally:
+            self._dispatcher.disable_compile(True)
         self._compiled.add(np.dtype(dtype))
-        loaded = bool(self._dispatcher.stats.cache_hits)
+        loaded = sum(self._dispatcher.stats.cache_hits.values()) > hits
         return Compilation(self.__module__, self.__name__, np.dtype(dtype).name, time.perf_counter() - start, loaded)
 
     def _make_dispatcher(self) -> Any:

@@ -1,4 +1,4 @@
-"""The contract of every convolution algorithm, and the list of those there are.
+"""The contract of every convolution algorithm.
 
 Activations are pixel matrices (NHWC rows with a leading dimension). Weights are [kernel, kernel, in / groups, out],
 contiguous, so that one tap is the [in, out] matrix that multiplies a pixel. An algorithm has three passes::

@@ -4,7 +4,7 @@ import numpy as np
 from numba import get_thread_id, prange
 
 from cnnzoo.kernels.batch_norm import block_statistics
-from cnnzoo.kernels.blocks import block_count
+from cnnzoo.kernels.blocks import block_count, padded_ld
 from cnnzoo.kernels.compile import kernel, worker
 from cnnzoo.kernels.convolution import GRADIENT_RELU, PLAIN, SCALE_SHIFT_RELU
 from cnnzoo.kernels.gemm import multiply_block, pack_columns, pack_rows, pack_taps, pack_tasks
@@ -120,11 +120,11 @@ def _correlate_block(
     depth = g[TAPS] * g[CHANNELS]
     width = panel_width(x)
     segment = block_count(depth, max(1, block_count(depth, DEPTH_BLOCK)))
-    ld = gathered_ld(segment)
+    ld = padded_ld(segment)
     direct = g[TARGET_STEP] == 1
     out, out_at, ldo, add = y, first * ldy + column, ldy, accumulate
     if not direct:
-        out, out_at, ldo, add = scratch, scratch_at + ROW_BLOCK * ld, gathered_ld(columns), False
+        out, out_at, ldo, add = scratch, scratch_at + ROW_BLOCK * ld, padded_ld(columns), False
         if depth == 0:
             for r in range(count):
                 zero_run(out, out_at + r * ldo, columns)
@@ -133,7 +133,7 @@ def _correlate_block(
         d = min(segment, depth - k)
         b, panels_at, panel_stride = panels, column * depth + k * width, depth * width
         if panels.size == 0:
-            b, panels_at, panel_stride = scratch, scratch_at + ROW_BLOCK * (ld + gathered_ld(columns)), d * width
+            b, panels_at, panel_stride = scratch, scratch_at + ROW_BLOCK * (ld + padded_ld(columns)), d * width
             if transposed:
                 pack_columns(d, columns, w, taps[0] + column * depth + k, depth, b, panels_at, panel_stride)
             else:
@@ -190,12 +190,6 @@ def correlate(
 
 
 @worker
-def gathered_ld(columns):
-    """The leading dimension of a gathered block: whole cache lines, and no power of two."""
-    return (columns + 15) // 16 * 16 + 16
-
-
-@worker
 def _weight_gradient_block(
     g, k_from, rows, column, columns, first_chunk, last_chunk, x, ldx, kind, coefficients,
     dy, lddy, dy_kind, dy_coefficients, z, ldz, out, out_at, add, scratch, scratch_at,
@@ -203,7 +197,7 @@ def _weight_gradient_block(
     """out[rows, columns] (+)= im2col(x)' dy over the chunks first_chunk .. last_chunk of grid positions."""
     positions = g[IMAGES] * g[GRID_HEIGHT] * g[GRID_WIDTH]
     width = panel_width(x)
-    ld, ld_rows = gathered_ld(rows), gathered_ld(columns)
+    ld, ld_rows = padded_ld(rows), padded_ld(columns)
     panels_at = scratch_at + ROW_BLOCK * ld
     rows_at = panels_at + block_count(columns, width) * width * ROW_BLOCK
     in_place = is_pixel_matrix_product(g, x.itemsize, ldx, kind)

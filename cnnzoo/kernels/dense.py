@@ -14,10 +14,10 @@ import numpy as np
 from numba import get_thread_id, prange
 
 from cnnzoo.kernels.batch_norm import block_statistics
-from cnnzoo.kernels.blocks import block_count
+from cnnzoo.kernels.blocks import block_count, padded_ld
 from cnnzoo.kernels.compile import kernel, worker
 from cnnzoo.kernels.convolution import PLAIN, ConvolutionShape, plain
-from cnnzoo.kernels.correlation import add_run, gathered_ld, transform_run
+from cnnzoo.kernels.correlation import add_run, transform_run
 from cnnzoo.kernels.costs import COST_LANES, GATHERED_VECTOR, MULTIPLY_ADD, PACKED_VECTOR, count_vectors
 from cnnzoo.kernels.gemm import multiply_block, pack_rows, pack_taps, pack_tasks, packed_size
 from cnnzoo.kernels.vectors import copy_run, panel_columns, panel_width
@@ -54,7 +54,7 @@ def _correlate_images(
     first = block * BLOCK_IMAGES
     count = min(BLOCK_IMAGES, g[IMAGES] - first)
     width = panel_width(x)
-    ld = gathered_ld(g[SOURCE_PIXELS] * depth)
+    ld = padded_ld(g[SOURCE_PIXELS] * depth)
     _gather_images(g[SOURCE_PIXELS], first, count, x, ldx, 0, depth, kind, coefficients, depth, scratch, at, ld)
     previous = -1
     for pair in range(g[PAIRS]):
@@ -108,7 +108,7 @@ def _weight_gradient_block(
 ):
     sources, targets, depth, all_columns = g[SOURCE_PIXELS], g[TARGET_PIXELS], g[DEPTH], g[COLUMNS]
     width = panel_width(x)
-    ld = gathered_ld(sources * CHANNEL_BLOCK)
+    ld = padded_ld(sources * CHANNEL_BLOCK)
     panel = BLOCK_IMAGES * width
     target = block_count(CHANNEL_BLOCK, width) * panel
     dy_at = x_at + BLOCK_IMAGES * ld
@@ -214,7 +214,7 @@ class Dense:
         self._nothing = np.empty(0, self.dtype)
         self._plain = plain(self.dtype)
         sources, targets, taps = s.height * s.width, s.out_height * s.out_width, s.kernel**2
-        self._places = np.arange(taps) * s.in_channels * s.out_channels
+        self._places = np.arange(taps, dtype=np.int64) * s.in_channels * s.out_channels
         pairs = list_pairs(s)
         self._forward = np.array(
             [s.images, sources, s.in_channels, targets, s.out_channels, taps, len(pairs), *sum(pairs, ())], np.int64
@@ -231,10 +231,10 @@ class Dense:
             "input_gradient": packed_size(taps * s.out_channels, s.in_channels, self.dtype.itemsize),
         }
         self._scratch = {
-            "forward": BLOCK_IMAGES * _gathered_ld(sources * s.in_channels),
-            "input_gradient": BLOCK_IMAGES * _gathered_ld(targets * s.out_channels),
+            "forward": BLOCK_IMAGES * padded_ld(sources * s.in_channels),
+            "input_gradient": BLOCK_IMAGES * padded_ld(targets * s.out_channels),
             "weight_gradient": BLOCK_IMAGES
-            * (_gathered_ld(sources * CHANNEL_BLOCK) + targets * block_count(CHANNEL_BLOCK, width) * width),
+            * (padded_ld(sources * CHANNEL_BLOCK) + targets * block_count(CHANNEL_BLOCK, width) * width),
         }
         self.scratch_sizes = {
             name: self._panels.get(name, 0) + self._threads * size for name, size in self._scratch.items()
@@ -272,7 +272,3 @@ class Dense:
             block_count(column_panels, groups) * width, y, ldy, accumulate, bias, statistics,
             per_thread, self._scratch[name],
         )  # fmt: skip
-
-
-def _gathered_ld(columns: int) -> int:
-    return gathered_ld.py_func(columns)

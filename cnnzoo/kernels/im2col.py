@@ -21,8 +21,7 @@ from dataclasses import dataclass
 import numba
 import numpy as np
 
-from cnnzoo.kernels import correlation
-from cnnzoo.kernels.blocks import block_count
+from cnnzoo.kernels.blocks import block_count, padded_ld
 from cnnzoo.kernels.convolution import ConvolutionShape, plain
 from cnnzoo.kernels.correlation import DEPTH_BLOCK, ROW_BLOCK, add_slots, correlate, correlate_weights
 from cnnzoo.kernels.costs import COST_LANES, GATHERED_RUN, GATHERED_VECTOR, MULTIPLY_ADD, PACKED_VECTOR, count_vectors
@@ -90,7 +89,7 @@ class _Correlation:
             rows=rows,
             panels=0 if packs_alone else packed_size(depth, columns, itemsize),
             group=group,
-            scratch=ROW_BLOCK * (_gathered_ld(segment) + _gathered_ld(columns)) + packs_alone * segment * group,
+            scratch=ROW_BLOCK * (padded_ld(segment) + padded_ld(columns)) + packs_alone * segment * group,
         )
 
 
@@ -257,9 +256,5 @@ class Im2col:
         blocks = row_blocks * block_count(columns, self._column_block)
         self._slots = min(chunks, block_count(MINIMUM_TASKS, blocks)) if in_slots else 1
         self._slot_size = self._slots * rows * columns if self._slots > 1 else 0
-        block = _gathered_ld(self._row_block) + self._column_block + _gathered_ld(self._column_block)
+        block = padded_ld(self._row_block) + self._column_block + padded_ld(self._column_block)
         self._weight_scratch = ROW_BLOCK * block
-
-
-def _gathered_ld(columns: int) -> int:
-    return correlation.gathered_ld.py_func(columns)

@@ -47,7 +47,7 @@ def cut_loops(function: Callable, compile_task: Callable[[Callable], Callable]) 
     Raises
     ------
     SyntaxError
-        A loop assigns a name, other than its index, that is assigned outside of it too.
+        A loop assigns a name, other than its index, that is assigned outside of it too, or may end early.
     """
     source = textwrap.dedent(inspect.getsource(function))
     tree = ast.parse(source)
@@ -90,6 +90,8 @@ class _Cutter(ast.NodeTransformer):
             raise SyntaxError(
                 f"{self._name}: expected a prange loop with names of its own, got one that sets {assigned}"
             )
+        if node.orelse or any(isinstance(inner, (ast.Return, ast.Yield)) for inner in ast.walk(node)) or _breaks(node):
+            raise SyntaxError(f"{self._name}: expected a prange loop without else, return, yield and break, got one")
         arguments = sorted(shared)
         loop_name = f"{self._name}_loop{len(self.loops)}"
         parameters = ", ".join(["_share", "_first", "_last", *arguments])
@@ -112,6 +114,12 @@ class _ShareNumber(ast.NodeTransformer):
 
 def _is_parallel(node: Any) -> bool:
     return isinstance(node, ast.For) and isinstance(node.iter, ast.Call) and ast.unparse(node.iter.func) == "prange"
+
+
+def _breaks(loop: ast.AST) -> bool:
+    """Tell whether a statement of this loop, and not of one inside it, ends it."""
+    inner = [node for node in ast.iter_child_nodes(loop) if not isinstance(node, (ast.For, ast.While))]
+    return any(isinstance(node, ast.Break) or _breaks(node) for node in inner)
 
 
 def _parse(statement: str) -> Any:

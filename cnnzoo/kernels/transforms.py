@@ -41,7 +41,9 @@ _MATRICES: list[RationalMatrix] = [
 
 def _are_paired(a: Sequence[Fraction], b: Sequence[Fraction]) -> bool:
     """Tell whether two rows have the same absolute values, some with the same signs and some with others."""
-    return a != b and all(abs(p) == abs(q) for p, q in zip(a, b, strict=True))
+    pairs = list(zip(a, b, strict=True))
+    same, opposite = any(p == q != 0 for p, q in pairs), any(p == -q != 0 for p, q in pairs)
+    return same and opposite and all(abs(p) == abs(q) for p, q in pairs)
 
 
 class _Linear:

@@ -25,7 +25,7 @@ import numba
 import numpy as np
 
 from cnnzoo.kernels import winograd_passes
-from cnnzoo.kernels.blocks import block_count
+from cnnzoo.kernels.blocks import block_count, padded_ld
 from cnnzoo.kernels.convolution import ConvolutionShape, plain
 from cnnzoo.kernels.correlation import add_slots
 from cnnzoo.kernels.costs import COST_LANES, MULTIPLY_ADD, TRANSFORMED_VECTORS, TRANSFORMED_WEIGHTS, count_vectors
@@ -100,7 +100,7 @@ class _Correlation:
         slab = block_count(panels, block_count(panels, max(1, SLAB_BYTES // (panel * itemsize))))
         blocks = block_count(images * down * across, tiles)
         groups = min(slab, block_count(MINIMUM_TASKS, blocks))
-        inputs, outputs = PRODUCTS * (tiles * _padded_ld(depth) + PAD), PRODUCTS * (tiles * width + PAD)
+        inputs, outputs = PRODUCTS * (tiles * padded_ld(depth) + PAD), PRODUCTS * (tiles * width + PAD)
         is_shared = groups * block_count(panels, slab) > LARGEST_REPETITION
         return _Correlation(
             geometry=np.array(
@@ -217,6 +217,7 @@ class Winograd:
             [ceil(out_pixels / statistics_rows)][mean, M2][out_channels], written; not where `statistics_rows` is None.
         """
         bias = self._nothing if bias is None else bias
+        assert statistics is None or self.statistics_rows is not None
         statistics = self._nothing if statistics is None else statistics
         self._correlate(self._forward, x, ldx, w, y, ldy, scratch, prologue, accumulate, bias, statistics)
 
@@ -266,9 +267,5 @@ class Winograd:
         self._slots = min(block_count(all_tiles, tiles), block_count(MINIMUM_TASKS, tasks))
         weights = s.kernel**2 * s.in_channels * s.out_channels
         self._slot_size = self._slots * weights if self._slots > 1 else 0
-        inputs, outputs = tiles * _padded_ld(self._row_block) + PAD, panels * (tiles * width + PAD)
+        inputs, outputs = tiles * padded_ld(self._row_block) + PAD, panels * (tiles * width + PAD)
         self._weight_scratch = PRODUCTS * (inputs + outputs + self._row_block * self._column_block + PAD)
-
-
-def _padded_ld(columns: int) -> int:
-    return winograd_passes.padded_ld.py_func(columns)

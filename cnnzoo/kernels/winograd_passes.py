@@ -4,7 +4,7 @@ import numpy as np
 from numba import get_thread_id, prange
 
 from cnnzoo.kernels.batch_norm import block_statistics
-from cnnzoo.kernels.blocks import block_count
+from cnnzoo.kernels.blocks import block_count, padded_ld
 from cnnzoo.kernels.compile import kernel, worker
 from cnnzoo.kernels.convolution import PLAIN
 from cnnzoo.kernels.gemm import multiply_block, pack_columns
@@ -36,12 +36,6 @@ INPUT_CHANNELS = 128  # channels of a block of tiles that one task transforms; a
     KERNEL, IMAGES, SOURCE_HEIGHT, SOURCE_WIDTH, DEPTH, TARGET_HEIGHT, TARGET_WIDTH, COLUMNS, PADDING,
     DOWN, ACROSS, BLOCK,
 ) = range(12)  # fmt: skip
-
-
-@worker
-def padded_ld(columns):
-    """The leading dimension of transformed tiles: whole cache lines, and no power of two."""
-    return (columns + 15) // 16 * 16 + 16
 
 
 @worker

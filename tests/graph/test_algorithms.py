@@ -76,6 +76,17 @@ def test_names_that_are_none():
     with pytest.raises(ConfigError, match=rf"algorithm: expected one of {', '.join(NAMES)}, got 'winnograd'.*winograd"):
         create_model("lenet5", algorithm="winnograd")
     net = create_model("lenet5")
-    for key in ("nothing @2", "conv1", "conv1 @many"):
+    for key in ("nothing @2", "conv1", "conv1 @many", "conv1 @²"):
         with pytest.raises(StateError, match=f"algorithms: expected those of a convolution of lenet5, got {key}"):
             net.pin_algorithms({key: ["im2col"] * 3})
+    with pytest.raises(StateError, match="expected one of winograd, im2col, got winnograd"):
+        net.pin_algorithms({"conv1 @2": ["im2col"] * 3, "conv2 @2": ["winnograd"] * 3})
+    step(net)
+    assert net.algorithms() == create_and_run("lenet5")
+
+
+def create_and_run(name):
+    """Return the algorithms of a network that nothing was pinned for."""
+    net = create_model(name)
+    step(net)
+    return net.algorithms()

@@ -37,6 +37,14 @@ def sum_over_a_loop(x, y):
     y[0] = total
 
 
+@kernel("void(T[::1], T[::1])", parallel=True)
+def loop_that_ends_early(x, y):
+    for task in prange(x.size):
+        if x[task] > 0:
+            break
+        y[task] = 1
+
+
 @kernel("void(T[::1], f8, T[::1])", parallel=True)
 def scale(x, factor, y):
     real = x.dtype.type(factor)
@@ -103,3 +111,9 @@ print(numba.threading_layer())
         pytest.skip(f"Numba has no layer {layer} here")
     assert run.returncode == 0, run.stderr
     assert run.stdout.split() == [layer]
+
+
+def test_a_loop_does_not_end_early():
+    """Where it did, the threads' shares would say what was done."""
+    with pytest.raises(SyntaxError, match="loop_that_ends_early: expected a prange loop without else, return"):
+        loop_that_ends_early(np.zeros(3), np.zeros(3))
