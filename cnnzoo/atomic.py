@@ -57,7 +57,8 @@ def write_folder_atomically(path: str | os.PathLike[str], files: Iterable[tuple[
     """
     path = Path(path)
     temporary = _temporary(path)
-    shutil.rmtree(temporary, ignore_errors=True)  # as above
+    for leftover in _list_leftovers(path):
+        shutil.rmtree(leftover, ignore_errors=True)
     try:
         temporary.mkdir()
         for name, content in files:
@@ -75,6 +76,28 @@ def remove_leftovers(folder: str | os.PathLike[str]) -> None:
     for path in Path(folder).iterdir():
         if _LEFTOVER.fullmatch(path.name) and path.is_file():
             path.unlink(missing_ok=True)
+
+
+def _list_leftovers(path: Path) -> list[Path]:
+    """Return what processes that were killed left when they wrote to `path`, one that had this number included."""
+    pattern = re.compile(rf"\.{re.escape(path.name)}\.(\d+)\.tmp")
+    found = [(other, pattern.fullmatch(other.name)) for other in path.parent.iterdir()]
+    return [other for other, match in found if match and not _is_another_running(int(match[1]))]
+
+
+def _is_another_running(process: int) -> bool:
+    """Tell whether a process that is not this one runs; where the system cannot tell, it may."""
+    if process == os.getpid():
+        return False
+    if os.name == "nt":  # there, signal 0 is no question
+        return True
+    try:
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        pass
+    return True
 
 
 def _temporary(path: Path) -> Path:

@@ -94,8 +94,7 @@ def _fetch(parsed: "argparse.Namespace") -> tuple[dict[str, Any], str]:
     if parsed.mirror is not None:
         if parsed.from_file is not None:
             raise ConfigError("expected --mirror or --from-file, got both")
-        parts = urlsplit(parsed.mirror)
-        if parts.scheme not in ("http", "https") or not parts.netloc:
+        if not _is_usable(parsed.mirror):
             raise ConfigError(f"mirror: expected a URL that begins with http:// or https://, got {parsed.mirror!r}")
     with _Bars() as bars:
         try:
@@ -110,6 +109,16 @@ def _fetch(parsed: "argparse.Namespace") -> tuple[dict[str, Any], str]:
             raise KeyboardInterrupt("interrupted; the same command goes on where it was") from None
     result = {"dataset": parsed.dataset, "folder": str(done.folder), "was_there": done.was_there}
     return result, f"{parsed.dataset}: {'already there' if done.was_there else 'fetched'}, in {done.folder}"
+
+
+def _is_usable(url: str) -> bool:
+    """Tell whether a URL is one of HTTP, with a host, and nothing in it that has to be quoted."""
+    try:
+        parts = urlsplit(url)
+        known = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        return False
+    return known and url.isascii() and url.isprintable() and " " not in url
 
 
 def _verify(parsed: "argparse.Namespace") -> tuple[dict[str, Any], str]:

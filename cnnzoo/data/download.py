@@ -123,7 +123,7 @@ def _receive(
     headers = {"User-Agent": "cnnzoo", "Accept-Encoding": "identity"}
     if start:
         headers["Range"] = f"bytes={start}-"
-    with _open(urllib.request.Request(url, headers=headers), timeout) as response:
+    with _open(url, headers, timeout) as response:
         if start and response.status != http.HTTPStatus.PARTIAL_CONTENT:
             start = 0  # it sends all, whatever is asked for
         elif start:
@@ -145,9 +145,14 @@ def _receive(
         raise http.client.IncompleteRead(b"", expected.size - size)
 
 
-def _open(request: urllib.request.Request, timeout: float) -> Any:
+def _open(url: str, headers: dict[str, str], timeout: float) -> Any:
     try:
+        request = urllib.request.Request(url, headers=headers)
         return urllib.request.build_opener(_Redirects).open(request, timeout=timeout)
+    except DataError:
+        raise
+    except (ValueError, http.client.InvalidURL) as error:  # of where a redirect leads, too
+        raise DataError(f"{url}: expected an address that can be opened, got none ({error})") from error
     except urllib.error.HTTPError as error:
         if error.code == http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
             raise _Unusable("it has no such range") from error

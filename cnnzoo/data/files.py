@@ -29,7 +29,7 @@ def file_size(path: Path) -> int:
 
 
 def folders_to_search(folder: Path) -> list[Path]:
-    """Return `folder` and, by name, the folders in it.
+    """Return `folder` and, by name, the folders in it that are not hidden, as those of unfinished downloads are.
 
     Raises
     ------
@@ -39,7 +39,8 @@ def folders_to_search(folder: Path) -> list[Path]:
     if not folder.is_dir():
         raise DataError(f"{folder}: expected a data folder, found {'a file' if folder.is_file() else 'nothing'}")
     with naming(folder):
-        return [folder, *sorted(Path(entry.path) for entry in os.scandir(folder) if entry.is_dir())]
+        names = [entry.name for entry in os.scandir(folder) if entry.is_dir() and not entry.name.startswith(".")]
+    return [folder, *(folder / name for name in sorted(names))]
 
 
 def check_labels(path: Path, labels: np.ndarray, num_classes: int, first_label: int = 0) -> None:

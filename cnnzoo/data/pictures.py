@@ -3,6 +3,7 @@
 import os
 from importlib.util import find_spec
 from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 
@@ -92,7 +93,7 @@ def _read_npy(path: Path) -> np.ndarray:
     with naming(path):
         try:
             array = np.load(path, allow_pickle=False)
-        except (ValueError, EOFError) as error:
+        except (ValueError, EOFError, BadZipFile) as error:
             raise DataError(f"{path}: expected a NumPy file of numbers, found none ({error})") from error
     expected = "uint8[height, width], with 1 or 3 channels before or behind"
     if not isinstance(array, np.ndarray) or array.dtype != np.uint8 or array.ndim not in (2, 3):

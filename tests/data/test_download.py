@@ -155,6 +155,8 @@ def test_redirect_in_circles(get, server):
     ("target", "message"),
     [
         ("ftp://127.0.0.1/file.bin", "expected a redirect to a place as safe, got ftp://127.0.0.1/file.bin"),
+        ("http://[::1", "expected an address that can be opened, got none"),
+        ("http://127.0.0.1:port/", "expected an address that can be opened, got none"),
         ("file:///etc/passwd", "expected the file, got HTTP 302 .* is not allowed"),
     ],
 )

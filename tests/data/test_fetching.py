@@ -3,6 +3,7 @@
 import hashlib
 import io
 import json
+import os
 import subprocess
 import sys
 import tarfile
@@ -97,6 +98,23 @@ def test_archive_is_fetched_and_unpacked(cifar10, server, tmp_path):
     assert not list(tmp_path.rglob("*stray*"))
     assert not (tmp_path / "outside").exists()
     assert len(load_dataset("cifar10", tmp_path / "data").train) == 100
+
+
+def test_what_a_killed_process_left_is_neither_read_nor_kept(cifar10, tmp_path):
+    source, archive, files = cifar10
+    (tmp_path / "a.tar.gz").write_bytes(archive)
+    data = tmp_path / "data"
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    leftovers = [data / f".cifar-10-batches-bin.{number}.tmp" for number in (ended.pid, os.getpid(), os.getppid())]
+    for folder in (*leftovers, data / ".downloads"):
+        folder.mkdir(parents=True)
+        (folder / "data_batch_1.bin").write_bytes(files["data_batch_1.bin"][:-1])
+    with pytest.raises(DataError, match="expected cifar10, found none of its files"):
+        load_dataset("cifar10", data)
+    fetch((source,), data, from_file=tmp_path / "a.tar.gz")
+    assert len(load_dataset("cifar10", data).train) == 100
+    assert [folder.exists() for folder in leftovers] == [False, False, True]  # the last one's process lives
 
 
 def test_files_are_fetched_one_by_one(mnist, server, tmp_path):
@@ -278,6 +296,10 @@ def test_command_verifies_what_it_did_not_fetch(tmp_path, capsys):
         ([], 2, "the following arguments are required: VERB"),
         (["fetch", "imagenet"], 2, "invalid choice: 'imagenet'"),
         (["fetch", "mnist", "--mirror", "ftp://host/x"], 2, "mirror: expected a URL that begins with http"),
+        (["fetch", "mnist", "--mirror", "http://[::1"], 2, "mirror: expected a URL that begins with http"),
+        (["fetch", "mnist", "--mirror", "http://h:port/x"], 2, "mirror: expected a URL that begins with http"),
+        (["fetch", "mnist", "--mirror", "http://h/\u00e4"], 2, "mirror: expected a URL that begins with http"),
+        (["fetch", "mnist", "--mirror", "http://h/a b"], 2, "mirror: expected a URL that begins with http"),
         (["fetch", "mnist", "--mirror", "http://h/x", "--from-file", "y"], 2, "expected --mirror or --from-file"),
         (["fetch", "mnist", "--from-file", "absent"], 1, "absent: expected a file or a folder, found nothing"),
         (["verify", "mnist", "--data-dir", "absent"], 1, "absent: expected a data folder, found nothing"),

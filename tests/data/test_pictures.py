@@ -94,6 +94,7 @@ def _sixteen_bits(folder):
         (lambda folder: folder, "expected a file, found a folder"),
         (_write("a.png", b"no picture"), "a.png: expected a picture that Pillow reads, found something else"),
         (_write("a.npy", b"no array"), "a.npy: expected a NumPy file of numbers, found none"),
+        (_write("a.npy", b"PK\x03\x04broken"), "a.npy: expected a NumPy file of numbers, found none"),
         (_write("a.npy", b""), "a.npy: expected a NumPy file of numbers, found none"),
         (_save("a.npy", np.array([{}])), "a.npy: expected a NumPy file of numbers, found none"),
         (_save("a.npy", np.zeros((4, 4))), r"expected uint8.height, width., .* found float64\[4, 4\]"),
