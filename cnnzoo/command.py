@@ -6,7 +6,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TextIO
 
 from cnnzoo.config import list_settings
 from cnnzoo.errors import CnnzooError, ConfigError, ModelError, suggest
@@ -121,15 +121,22 @@ def run_command(name: str, command: Callable[[], None]) -> int:
         command()
         sys.stdout.flush()
     except BrokenPipeError:
-        # Whoever read the output has gone; Python's own flush at exit must not complain about that.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop(sys.stdout)
         return 1
     except (CnnzooError, OSError, MemoryError, KeyboardInterrupt) as error:
-        print(f"{name}: {' '.join(_describe(error).split())}", file=sys.stderr)
+        try:
+            print(f"{name}: {' '.join(_describe(error).split())}", file=sys.stderr)
+        except OSError:
+            _drop(sys.stderr)
         if isinstance(error, KeyboardInterrupt):
             return 128 + (error.number if isinstance(error, Interrupt) else signal.SIGINT)
         return 2 if isinstance(error, ConfigError | ModelError) else 1
     return 0
+
+
+def _drop(stream: TextIO) -> None:
+    """Let a stream go nowhere, for its reader has gone: Python's own flush at exit must not complain about that."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def _describe(error: BaseException) -> str:

@@ -1,5 +1,6 @@
 """Signals that ask a command to end: the first one politely, the second at once."""
 
+import contextlib
 import os
 import signal
 import threading
@@ -60,7 +61,8 @@ class StopSignals:
             signal.signal(other, signal.SIG_DFL)
         if self.stop is None:
             raise Interrupt("interrupted", number)
-        # Not print: the signal may have come within one.
-        name = signal.Signals(number).name
-        os.write(2, f"\n{name}: finishing the step, then saving; a second signal leaves at once\n".encode())
         self.stop()
+        name = signal.Signals(number).name
+        # Not print: the signal may have come within one. Whoever reads may have gone by the same signal, as in a pipe.
+        with contextlib.suppress(OSError):
+            os.write(2, f"\n{name}: finishing the step, then saving; a second signal leaves at once\n".encode())

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
+from cnnzoo.training.observer import Observer
+
 _ROOT = Path(__file__).parents[2]
 
 _LINEAR_COMMAND = """
@@ -80,6 +82,29 @@ class LinearNetwork:
         assert not chosen
 
 
+class StopAfter(Observer):
+    """Stops a run after some of its steps, or of its batches of evaluation."""
+
+    def __init__(self, steps=None, evaluation_batches=None, act=None):
+        self._left = {"steps": steps, "evaluation": evaluation_batches}
+        self._act = act
+
+    def run_started(self, trainer, history):
+        self._trainer = trainer
+
+    def step_done(self, tally):
+        self._count("steps")
+
+    def evaluation_batch_done(self, tally):
+        self._count("evaluation")
+
+    def _count(self, kind):
+        if self._left[kind] is not None:
+            self._left[kind] -= 1
+            if self._left[kind] == 0:
+                (self._act or self._trainer.stop)()
+
+
 def make_linear_network(model, num_classes=10, seed=0, image_shape=None, dtype="float32", dropout=None, algorithm=None):
     """Stand in for `create_model`."""
     return LinearNetwork(num_classes, image_shape, dtype, seed)
@@ -97,10 +122,10 @@ def write_cifar10(folder, images_a_file=20, seed=0):
     return folder
 
 
-def start_linear_command(*arguments):
+def start_linear_command(*arguments, stderr=subprocess.PIPE):
     """Start the train command in a process of its own, with softmax regression in the network's place."""
     command = [sys.executable, "-u", "-c", _LINEAR_COMMAND, "--model", "linear", *map(str, arguments)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=_ROOT)
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=stderr, text=True, cwd=_ROOT)
 
 
 def write_mnist(folder, train=1000, test=200, seed=0):

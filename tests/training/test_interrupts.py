@@ -1,5 +1,6 @@
 """Signals: the first saves and exits with its own code, the second leaves at once, and none is touched from Python."""
 
+import os
 import re
 import signal
 import subprocess
@@ -49,9 +50,9 @@ def test_signal_before_training_exits_with_its_code(run, data, monkeypatch, name
     assert (code, output, errors) == (exit_code, "", "cnnzoo train: interrupted\n")
 
 
-def _start(data, tmp_path, *arguments):
+def _start(data, tmp_path, **options):
     return start_linear_command(
-        *("--data-dir", data, "--lr", 1e-4, "--output-dir", tmp_path / "runs", "--epochs", 1000000, *arguments)
+        *("--data-dir", data, "--lr", 1e-4, "--output-dir", tmp_path / "runs", "--epochs", 1000000), **options
     )
 
 
@@ -72,6 +73,22 @@ def test_ctrl_c_leaves_whole_files(data, tmp_path):
     assert sorted(path.name for path in Path(folder).iterdir()) == names
     assert {path.name for path in (Path(folder) / "checkpoints").iterdir()} >= {"last.safetensors", "best.safetensors"}
     assert not list(Path(folder).rglob("*.tmp"))
+
+
+def test_ctrl_c_saves_where_nobody_reads_the_errors(data, tmp_path):
+    """Ctrl-C ends what reads a pipe too."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    with _start(data, tmp_path, stderr=writing) as process:
+        os.close(writing)
+        folder = next(line for line in process.stdout if line.startswith("run: "))[5:].strip()
+        saved = Path(folder) / "checkpoints/last.safetensors"
+        next(line for line in process.stdout if line.startswith("epoch 2/"))
+        saved.unlink()
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert saved.is_file()
 
 
 def test_second_signal_leaves_at_once():

@@ -15,7 +15,7 @@ from cnnzoo.training.checkpoint import read_checkpoint, read_header
 from cnnzoo.training.observer import Observer
 from cnnzoo.training.resume import FREE
 from cnnzoo.training.trainer import Trainer
-from tests.training.stand_ins import write_cifar10
+from tests.training.stand_ins import StopAfter, write_cifar10
 
 pytestmark = pytest.mark.usefixtures("linear")
 
@@ -31,29 +31,6 @@ VARIANTS = {
     "float64": {"dtype": "float64", "checkpoint_epochs": 3},
 }
 TIMES = {"seconds", "validation_seconds", "images_per_second"}
-
-
-class StopAfter(Observer):
-    """Stops a run after some of its steps, or of its batches of evaluation."""
-
-    def __init__(self, steps=None, evaluation_batches=None, act=None):
-        self._left = {"steps": steps, "evaluation": evaluation_batches}
-        self._act = act
-
-    def run_started(self, trainer, history):
-        self._trainer = trainer
-
-    def step_done(self, tally):
-        self._count("steps")
-
-    def evaluation_batch_done(self, tally):
-        self._count("evaluation")
-
-    def _count(self, kind):
-        if self._left[kind] is not None:
-            self._left[kind] -= 1
-            if self._left[kind] == 0:
-                (self._act or self._trainer.stop)()
 
 
 @pytest.fixture
