@@ -114,10 +114,15 @@ def find_model_file(path: str | os.PathLike[str]) -> Path:
         if not path.is_file():
             raise WeightsError(f"{path}: expected a run's folder or a safetensors file, found nothing")
         return path
-    for place in _PLACES:
-        if (path / place).is_file():
-            return path / place
-    raise WeightsError(f"{path}: expected a run's folder with one of {', '.join(_PLACES)}, found none")
+    if (found := locate_weights(path)) == path:
+        raise WeightsError(f"{path}: expected a run's folder with one of {', '.join(_PLACES)}, found none")
+    return found
+
+
+def locate_weights(path: str | os.PathLike[str]) -> Path:
+    """Return the file of weights in a run's folder; of any other path, the path itself."""
+    path = Path(path)
+    return next((path / place for place in _PLACES if (path / place).is_file()), path)
 
 
 def load_model(path: str | os.PathLike[str]) -> tuple[Network, ModelDescription]:

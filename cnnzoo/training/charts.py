@@ -10,6 +10,8 @@ import numpy as np
 _WIDTH, _HEIGHT = 560, 250
 _LEFT, _RIGHT, _TOP, _BOTTOM = 56, 88, 10, 34
 _LABEL_GAP = 15
+_LEAST_SPAN = 1e-6  # of the largest value: less is drawn as a level line
+_LEAST_VALUE = 1e-30  # less is drawn as 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,7 +139,10 @@ def _label_ends(lines: Sequence[Line], place: Callable[[float, float], tuple[flo
 
 def _choose_ticks(low: float, high: float, most: int, whole: bool = False) -> list[float]:
     """Return round numbers: of an axis of values from below `low` to above `high`, of a whole one within them."""
-    span = high - low or abs(high) or 1.0
+    largest = max(abs(low), abs(high))
+    span = high - low if high - low > _LEAST_SPAN * largest else largest
+    if span < _LEAST_VALUE:
+        span = 1.0
     step = 10.0 ** math.floor(math.log10(span / most))
     step *= next(factor for factor in (1, 2, 5, 10) if span / (step * factor) <= most)
     if whole:

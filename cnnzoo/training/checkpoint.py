@@ -48,7 +48,7 @@ class Header:
         """The folder of the run that the file lies in; None where it lies elsewhere."""
         folder = self.path.absolute().parent
         inside = folder.name == FOLDER and (folder.parent / "config.json").is_file()
-        return self.path.parent.parent if inside else None
+        return folder.parent if inside else None
 
 
 def write_checkpoint(

@@ -35,7 +35,7 @@ class Observer:
         """The epoch is over and recorded."""
 
     def test_done(self, metrics: Metrics) -> None:
-        """The test is over, the weights and its results are written; the last checkpoint is still to come."""
+        """The test is over; the weights, its results and the last checkpoint are written."""
 
     def run_done(self, history: History) -> None:
         """All is written."""

@@ -36,12 +36,14 @@ class TensorBoard(Observer):
         if find_spec("tensorboardX") is None:
             raise ConfigError("tensorboard: expected tensorboardX, found none; pip install 'cnnzoo[tensorboard]'")
         self._writer: Any = None
+        self._epoch = 0
 
     def run_started(self, trainer: "Trainer", history: History) -> None:
         """Begin a file; of a run that goes on, epochs that are done anew replace those of the files before it."""
         from tensorboardX import SummaryWriter
 
-        self._writer = SummaryWriter(str(history.folder / "tensorboard"), purge_step=len(history.epochs) + 1)
+        self._epoch = len(history.epochs)
+        self._writer = SummaryWriter(str(history.folder / "tensorboard"), purge_step=self._epoch + 1)
         self._writer.add_text("settings", f"```\n{json.dumps(history.config.to_dict(), indent=2)}\n```", 0)
 
     def epoch_done(self, record: EpochRecord) -> None:

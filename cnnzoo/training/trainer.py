@@ -13,7 +13,7 @@ from typing import Any, Literal
 from cnnzoo.config import RunConfig
 from cnnzoo.data import Batches, choose_dataset, load_dataset
 from cnnzoo.errors import CheckpointError, DivergenceError, StateError
-from cnnzoo.interop.model_file import ModelDescription, save_model
+from cnnzoo.interop.model_file import ModelDescription, locate_weights, save_model
 from cnnzoo.interop.weights import load_weights
 from cnnzoo.models import create_model
 from cnnzoo.threads import set_num_threads
@@ -121,7 +121,7 @@ class Trainer:
             **config.model_options,
         )
         if config.init_from is not None and self.resumed_from is None:
-            self.net.load_state_dict(load_weights(config.init_from))
+            self.net.load_state_dict(load_weights(locate_weights(config.init_from)))
         self.optimizer = make_optimizer(config, self.net)
         self.state = RunState(
             net=self.net,
@@ -297,13 +297,13 @@ class Trainer:
         self.state.epochs.append(record)
         self.state.position = Position(tally=Tally(self.dataset.num_classes), epoch=record.epoch)
         names, config = [], self.config
-        if record.epoch % config.checkpoint_epochs == 0 or record.epoch == config.epochs:
-            names.append(LAST)
         if self._is_best():
             self.state.best_weights = None
             names.append(BEST)
         if config.checkpoint_keep is not None and record.epoch % config.checkpoint_keep == 0:
             names.append(f"epoch-{record.epoch:04}.safetensors")
+        if record.epoch % config.checkpoint_epochs == 0 or record.epoch == config.epochs:
+            names.append(LAST)  # after the others: resumed from it, the run lacks none of them
         self._saver.save(*names)
         self._keep_best()
 
@@ -362,8 +362,8 @@ class Trainer:
         notes |= {"test_loss": test.loss, "test_accuracy": test.accuracy}
         save_model(self._folder.weights_path, self.net, self._describe_model(notes))
         self._folder.write_environment(self.environment)
-        self.observer.test_done(test)
         self._saver.write(trained, LAST, finished=True)
+        self.observer.test_done(test)
 
     def _make_saver(self) -> Saver:
         constants = {"started": self._started, "data_sha256": self._fingerprint, "asked": self._asked.to_dict()}

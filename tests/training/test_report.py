@@ -18,6 +18,7 @@ from cnnzoo.data import Dataset, Split
 from cnnzoo.errors import ConfigError
 from cnnzoo.training import report, tensorboard
 from cnnzoo.training.charts import Line, draw_confusion, draw_lines
+from cnnzoo.training.checkpoint import read_header
 from cnnzoo.training.history import EpochRecord
 from cnnzoo.training.observer import Observer, Observers
 from cnnzoo.training.png import encode_png
@@ -214,7 +215,17 @@ def test_line_is_to_scale():
     assert "<title>train, epoch 5: 0.25</title>" in svg
 
 
-@pytest.mark.parametrize("points", [[(1, 0.0)], [(1, 5.0)], [(1, 1e-9), (2, 1e-9)], [(1, -3.0), (2, 1e6)]])
+@pytest.mark.parametrize(
+    "points",
+    [
+        [(1, 0.0)],
+        [(1, 5.0)],
+        [(1, 1e-9), (2, 1e-9)],
+        [(1, 2.3), (2, 2.3000000000000003)],
+        [(1, 5e-324)],
+        [(1, -3.0), (2, 1e6)],
+    ],
+)
 def test_any_values_can_be_drawn(points):
     svg = draw_lines("x", [Line(label="train", points=points)], format_y=str, last=points[-1][0])
     assert "nan" not in svg
@@ -257,6 +268,33 @@ def test_event_files(make_config):
     expected = [(record.epoch, record.validation_loss) for record in history.epochs]
     np.testing.assert_allclose(values["loss/validation"], expected, rtol=1e-6)
     np.testing.assert_allclose(values["accuracy/test"], [(3, history.test.accuracy)], rtol=1e-6)
+
+
+def test_event_files_of_a_run_with_the_test_alone_left(make_config):
+    pytest.importorskip("tensorboardX", reason="needs tensorboardX")
+
+    class StopInTest(Observer):
+        def run_started(self, trainer, history):
+            self._trainer = trainer
+
+        def evaluation_started(self, split):
+            if split == "test":
+                self._trainer.stop()
+
+    stopped = Trainer(make_config(tensorboard=True), StopInTest()).fit()
+    assert (len(stopped.epochs), stopped.test) == (3, None)
+    assert Trainer(make_config(), resume=stopped.folder).fit().test is not None
+
+
+def test_observer_that_fails_after_the_test_leaves_a_finished_run(make_config):
+    class Fail(Observer):
+        def test_done(self, metrics):
+            raise RuntimeError
+
+    trainer = Trainer(make_config(epochs=1), Fail())
+    with pytest.raises(RuntimeError):
+        trainer.fit()
+    assert read_header(trainer.history.folder / "checkpoints/last.safetensors").values["finished"]
 
 
 def test_without_tensorboardx_the_extra_is_named(make_config, monkeypatch):

@@ -119,6 +119,13 @@ def test_init_from_takes_the_weights(make_config):
     np.testing.assert_array_equal(second.net.parameter_arena, first.net.parameter_arena)
 
 
+def test_init_from_takes_the_folder_of_a_run(make_config):
+    first = Trainer(make_config())
+    folder = first.fit().folder
+    second = Trainer(make_config(seed=7, init_from=folder))
+    np.testing.assert_array_equal(second.net.parameter_arena, first.net.parameter_arena)
+
+
 def test_init_from_takes_a_folder_of_hexadecimal_weights(make_config, tmp_path):
     first = Trainer(make_config())
     save_hex_weights(tmp_path / "weights", first.net.state_dict())
