@@ -6,14 +6,16 @@ The metadata describe the weights as those of final.safetensors do (model, class
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from cnnzoo.errors import CheckpointError
+from cnnzoo.config import RunConfig
+from cnnzoo.errors import CheckpointError, WeightsError
 from cnnzoo.interop.tensor_file import read_metadata, read_tensors, write_tensors
 from cnnzoo.interop.weights import STATE_ENTRY
 
@@ -46,9 +48,12 @@ class Header:
     @property
     def run_folder(self) -> Path | None:
         """The folder of the run that the file lies in; None where it lies elsewhere."""
-        folder = self.path.absolute().parent
-        inside = folder.name == FOLDER and (folder.parent / "config.json").is_file()
-        return folder.parent if inside else None
+        return find_run_folder(self.path)
+
+    @property
+    def position(self) -> tuple[int, int]:
+        """Epochs that are over, and batches of the next one."""
+        return self.epoch, self.values["position"]["batch"]
 
 
 def write_checkpoint(
@@ -114,10 +119,36 @@ def locate_checkpoint(path: str | os.PathLike[str]) -> Path:
     raise CheckpointError(f"{path}: expected a checkpoint or the folder of a run, found {found}")
 
 
+def find_run_folder(path: Path) -> Path | None:
+    """Return the folder of the run that a checkpoint lies in; None where it lies elsewhere."""
+    folder = path.absolute().parent
+    inside = folder.name == FOLDER and (folder.parent / "config.json").is_file()
+    return folder.parent if inside else None
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Turn what a malformed checkpoint makes go wrong into a `CheckpointError` that names it."""
+    try:
+        yield
+    except (CheckpointError, WeightsError):
+        raise
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError(
+            f"{path}: expected a checkpoint as this version writes, found another ({type(error).__name__}: {error})"
+        ) from error
+
+
 def _make_header(path: Path, metadata: Mapping[str, str]) -> Header:
     if STATE_ENTRY not in metadata or "config" not in metadata:
         raise CheckpointError(f"{path}: expected a checkpoint, found weights alone, which init_from takes")
-    values, config = json.loads(metadata[STATE_ENTRY]), json.loads(metadata["config"])
-    if values.get("format") != _FORMAT:
-        raise CheckpointError(f"{path}: expected a checkpoint of format {_FORMAT}, found {values.get('format')!r}")
-    return Header(path=path, config=config, values=values)
+    with naming(path):
+        values, config = json.loads(metadata[STATE_ENTRY]), json.loads(metadata["config"])
+        if values.get("format") != _FORMAT:
+            raise CheckpointError(f"{path}: expected a checkpoint of format {_FORMAT}, found {values.get('format')!r}")
+        RunConfig.from_dict(config), RunConfig.from_dict(values["asked"])
+        header = Header(path=path, config=config, values=values)
+        for number in (*header.position, values["started"], values["finished"]):
+            if not isinstance(number, int | float):
+                raise TypeError(f"{number!r} is no number")
+    return header

@@ -95,6 +95,8 @@ class Progress(Observer):
 
     def _describe_resume(self, trainer: "Trainer") -> None:
         """Print where a run goes on, or that there is none to go on with."""
+        for wrong in trainer.passed_over:
+            self._print(f"passed over: {wrong}")
         config, header = trainer.config, trainer.resumed_from
         if header is not None:
             batches = header.values["position"]["batch"]

@@ -1,12 +1,27 @@
 """Which run a new one continues, and with which settings."""
 
 import json
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from cnnzoo.config import RunConfig
-from cnnzoo.errors import ConfigError, FinishedError
-from cnnzoo.training.checkpoint import FOLDER, LAST, Header, locate_checkpoint, read_header
+from cnnzoo.errors import CheckpointError, ConfigError, FinishedError, WeightsError
+from cnnzoo.training.checkpoint import (
+    FOLDER,
+    LAST,
+    Header,
+    find_run_folder,
+    locate_checkpoint,
+    naming,
+    read_checkpoint,
+    read_header,
+)
+from cnnzoo.training.lock import Lock
+from cnnzoo.training.state import RunState
 
 AUTO = "auto"
 
@@ -22,8 +37,44 @@ FREE = frozenset(
 _OF_THE_MACHINE = frozenset({"threads", "output_dir"})
 
 
-def find_header(config: RunConfig, where: str) -> Header | None:
-    """Return the header of the checkpoint to go on from.
+@dataclass(frozen=True, kw_only=True)
+class Claim:
+    """A run that goes on, and that nobody else has.
+
+    Attributes
+    ----------
+    header : Header
+    arrays : dict of str to ndarray
+        Of the checkpoint.
+    lock : Lock or None
+        Of the run's folder; None where the checkpoint lies elsewhere and the run makes a folder of its own.
+    """
+
+    header: Header
+    arrays: dict[str, np.ndarray]
+    lock: Lock | None
+
+    def restore(self, state: RunState, fingerprint: str, source: str) -> None:
+        """Put a state back to that of the checkpoint.
+
+        Raises
+        ------
+        CheckpointError
+            The run began with data of another fingerprint, or the checkpoint lacks something.
+        WeightsError
+            Its weights do not fit the network.
+        """
+        path, values = self.header.path, self.header.values
+        with naming(path):
+            if values["data_sha256"] != fingerprint:
+                raise CheckpointError(
+                    f"{path}: expected the images and labels that the run began with, got others: {source}"
+                )
+            state.restore(self.arrays, values)
+
+
+def claim_run(config: RunConfig, where: str) -> tuple[Claim | None, list[str]]:
+    """Lock the run to go on with, and read its checkpoint.
 
     Parameters
     ----------
@@ -35,30 +86,75 @@ def find_header(config: RunConfig, where: str) -> Header | None:
 
     Returns
     -------
-    Header or None
+    claim : Claim or None
         None where "auto" finds no run.
+    passed_over : list of str
+        For each run that "auto" passed over because its checkpoint cannot be read, what is wrong with it.
 
     Raises
     ------
     FinishedError
         The run has done all its epochs. With "auto": so has the newest one with these settings, and none is unfinished.
     CheckpointError, WeightsError
-        No checkpoint is there, or one whose header cannot be read.
+        No checkpoint is there, one that cannot be read, or not the newest of its run; or another process has the run.
     """
     if where != AUTO:
-        header = read_header(locate_checkpoint(where))
+        path = locate_checkpoint(where)
+        return _read_locked(path, _lock(path), config), []
+    headers, passed_over = _list_headers(config)
+    for header in _list_unfinished(headers, config):
+        lock = _lock(header.path)
+        try:
+            return _read_locked(header.path, lock, config), passed_over
+        except (CheckpointError, WeightsError) as error:
+            passed_over.append(str(error))
+    for header in headers:
+        if header.values["finished"] and not list_differences(config, header):
+            raise _finished(header)
+    return None, passed_over
+
+
+def _lock(path: Path) -> Lock | None:
+    folder = find_run_folder(path)
+    return None if folder is None else Lock(folder)
+
+
+def _read_locked(path: Path, lock: Lock | None, config: RunConfig) -> Claim:
+    """Read a checkpoint whose run is locked; it is unlocked where that fails."""
+    try:
+        arrays, header = read_checkpoint(path)
         if _is_finished(header, config):
             raise _finished(header)
-        return header
-    headers = _list_headers(config)
+        _check_newest(header)
+    except BaseException:
+        if lock is not None:
+            lock.close()
+        raise
+    return Claim(header=header, arrays=arrays, lock=lock)
+
+
+def _check_newest(header: Header) -> None:
+    """Refuse a checkpoint that the last one of its run is ahead of, unless that is damaged."""
+    last = header.path.with_name(LAST)
+    if header.run_folder is None or last == header.path or not last.is_file():
+        return
+    try:
+        _, newest = read_checkpoint(last)
+    except (CheckpointError, WeightsError):
+        return
+    if newest.position > header.position:
+        raise CheckpointError(
+            f"{header.path}: expected the newest checkpoint of its run, found {LAST} ahead of it, which would be lost; "
+            "resume that, take this one's weights by init_from, or copy it elsewhere and resume the copy"
+        )
+
+
+def _list_unfinished(headers: list[Header], config: RunConfig) -> Iterator[Header]:
+    """Yield the runs that may go on, the newest first: unfinished ones, and finished ones of which more is asked."""
     for header in headers:
         done = header.values["finished"]
         if not done or (not list_differences(config, header) and not _is_finished(header, config)):
-            return header
-    for header in headers:
-        if not list_differences(config, header):
-            raise _finished(header)
-    return None
+            yield header
 
 
 def continue_config(config: RunConfig, header: Header) -> tuple[RunConfig, RunConfig]:
@@ -80,7 +176,7 @@ def continue_config(config: RunConfig, header: Header) -> tuple[RunConfig, RunCo
     Raises
     ------
     ConfigError
-        A setting that was said differs from what the run was asked for and may not.
+        A setting that was said differs from what the run was asked for and may not, or more epochs have begun.
     """
     asked = RunConfig.from_dict(header.values["asked"])
     differences = list_differences(config, header)
@@ -89,6 +185,9 @@ def continue_config(config: RunConfig, header: Header) -> tuple[RunConfig, RunCo
         words = [f"{name}: expected {getattr(asked, name)!r}, got {getattr(config, name)!r}" for name in differences]
         raise ConfigError(f"{'; '.join(words)}: the run in {run} began otherwise and goes on as it began")
     anew = _list_changes(config, header)
+    begun = header.epoch + (header.position[1] > 0)
+    if anew.get("epochs", begun) < begun:
+        raise ConfigError(f"epochs: expected {begun} or more, for so many have begun, got {anew['epochs']}")
     own = {name: value for name, value in header.config.items() if name not in _OF_THE_MACHINE}
     return RunConfig.from_dict(own | anew), asked.replace(**anew)
 
@@ -122,16 +221,22 @@ def _finished(header: Header) -> FinishedError:
     return FinishedError(f"{folder}: the run is finished after {count}; with more epochs it goes on", str(folder))
 
 
-def _list_headers(config: RunConfig) -> list[Header]:
-    """Return the headers of all runs of the model and the data set that have a checkpoint, the newest run first."""
-    headers = []
+def _list_headers(config: RunConfig) -> tuple[list[Header], list[str]]:
+    """Return the headers of all runs of the model and the data set that have a checkpoint, the newest run first.
+
+    And for each whose header cannot be read, what is wrong with it.
+    """
+    headers, wrong = [], []
     parent = Path(config.output_dir)
     for folder in parent.iterdir() if parent.is_dir() else ():
         last = folder / FOLDER / LAST
         settings = _read_settings(folder / "config.json")
         if last.is_file() and (settings.get("model"), settings.get("dataset")) == (config.model, config.dataset):
-            headers.append(read_header(last))
-    return sorted(headers, key=lambda header: header.values["started"], reverse=True)
+            try:
+                headers.append(read_header(last))
+            except (CheckpointError, WeightsError) as error:
+                wrong.append(str(error))
+    return sorted(headers, key=lambda header: header.values["started"], reverse=True), sorted(wrong)
 
 
 def _read_settings(path: Path) -> dict[str, Any]:

@@ -8,18 +8,13 @@ import json
 import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from cnnzoo.atomic import remove_leftovers, write_atomically
 from cnnzoo.config import RunConfig
-from cnnzoo.errors import CheckpointError
 from cnnzoo.training.checkpoint import FOLDER
 from cnnzoo.training.history import EpochRecord
-
-try:
-    import fcntl
-except ImportError:
-    fcntl = None  # type: ignore[assignment]
+from cnnzoo.training.lock import Lock
 
 _COLUMNS = tuple(field.name for field in dataclasses.fields(EpochRecord))
 _JSON_LINES, _ENVIRONMENT = "metrics.jsonl", "environment.json"
@@ -49,6 +44,8 @@ class RunFolder:
         The folder of a run that goes on; None: a new one.
     epochs : iterable of EpochRecord
         The rows that metrics.csv begins with, instead of those that it had.
+    lock : Lock or None
+        Of that folder; None: it is locked now.
 
     Raises
     ------
@@ -64,11 +61,12 @@ class RunFolder:
         environment: Mapping[str, Any],
         path: Path | None = None,
         epochs: Iterable[EpochRecord] = (),
+        lock: Lock | None = None,
     ) -> None:
         name = f"{time.strftime('%Y%m%d-%H%M%S')}-{config.model}-{config.dataset}-s{config.seed}"
         self.path = path or _make_new_folder(Path(config.output_dir), name)
         self.checkpoints.mkdir(exist_ok=True)
-        self._lock = _lock(self.checkpoints / ".lock", self.path)
+        self._lock = lock or Lock(self.path)
         for folder in (self.path, self.checkpoints):
             remove_leftovers(folder)
         self._write_json("config.json", config.to_dict())
@@ -136,20 +134,6 @@ def _as_csv(rows: Iterable[Iterable[Any]]) -> str:
 
 def _as_json(record: EpochRecord) -> str:
     return json.dumps(dataclasses.asdict(record)) + "\n"
-
-
-def _lock(path: Path, folder: Path) -> IO[bytes]:
-    """Return an open file that no other process has locked; the system unlocks it when it is closed, by a kill too."""
-    file = open(path, "ab")  # noqa: SIM115
-    if fcntl is not None:  # Windows has no such locks
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.close()
-            raise CheckpointError(
-                f"{folder}: expected a run that nobody has, found it in use by another process"
-            ) from None
-    return file
 
 
 def _make_new_folder(parent: Path, name: str) -> Path:

@@ -12,13 +12,13 @@ from typing import Any, Literal
 
 from cnnzoo.config import RunConfig
 from cnnzoo.data import Batches, choose_dataset, load_dataset
-from cnnzoo.errors import CheckpointError, DivergenceError, StateError
+from cnnzoo.errors import DivergenceError, StateError
 from cnnzoo.interop.model_file import ModelDescription, locate_weights, save_model
 from cnnzoo.interop.weights import load_weights
 from cnnzoo.models import create_model
 from cnnzoo.threads import set_num_threads
 from cnnzoo.training.averaging import WeightAverage
-from cnnzoo.training.checkpoint import BEST, LAST, Header, read_checkpoint
+from cnnzoo.training.checkpoint import BEST, LAST, Header
 from cnnzoo.training.environment import describe_environment
 from cnnzoo.training.forecast import WORTH_MEASURING, Forecast, check_memory, measure_evaluation, measure_step
 from cnnzoo.training.history import EpochRecord, History, find_best
@@ -26,7 +26,7 @@ from cnnzoo.training.metrics import Metrics, Tally, evaluate
 from cnnzoo.training.observer import Observer, Observers
 from cnnzoo.training.optimizers import make_optimizer
 from cnnzoo.training.report import Reporter
-from cnnzoo.training.resume import AUTO, continue_config, find_header
+from cnnzoo.training.resume import AUTO, Claim, claim_run, continue_config
 from cnnzoo.training.run_folder import RunFolder
 from cnnzoo.training.saving import Saver
 from cnnzoo.training.schedules import learning_rate, stretch
@@ -70,7 +70,9 @@ class Trainer:
     resume : str or None
         As given.
     resumed_from : Header or None
-        Of the checkpoint that the run goes on from.
+        Of the checkpoint that the run goes on from. Nobody else can have that run from here on.
+    passed_over : list of str
+        What is wrong with the runs that "auto" could not read.
     forecast : Forecast or None
         What the run will take; None before `plan` or `fit`.
     history : History or None
@@ -86,7 +88,8 @@ class Trainer:
     WeightsError
         `init_from` or a checkpoint is not there, damaged, or does not fit the network.
     CheckpointError
-        There is no checkpoint to go on from, or it is of a run on other data.
+        There is no checkpoint to go on from, it is not the newest, it is of a run on other data, or another process
+        has the run.
     FinishedError
         The run to go on with has done all its epochs.
     """
@@ -99,8 +102,30 @@ class Trainer:
         observers = [Reporter(), *([TensorBoard()] if config.tensorboard else [])]
         self.observer = Observers(*observers, *([] if observer is None else [observer]))
         self.resume = None if resume is None else os.fspath(resume)
-        self.resumed_from: Header | None = None
-        self.config, self._asked = config, _ = self._choose_config(config)
+        self.passed_over: list[str] = []
+        if self.resume is None or self.resume == AUTO:
+            config = config.replace(dataset=choose_dataset(config.dataset, config.data_dir)[0])
+        claim = None
+        if self.resume is not None:
+            claim, self.passed_over = claim_run(config, self.resume)
+        self.resumed_from: Header | None = None if claim is None else claim.header
+        self._lock = None if claim is None else claim.lock
+        try:
+            self._prepare(config, claim)
+        except BaseException:
+            if self._lock is not None:
+                self._lock.close()
+            raise
+        self._stop = False
+        self.forecast: Forecast | None = None
+        self.history: History | None = None
+
+    def _prepare(self, config: RunConfig, claim: Claim | None) -> None:
+        """Load the data and make the network, or take over the state that a checkpoint holds."""
+        self._asked = config
+        if claim is not None:
+            config, self._asked = continue_config(config, claim.header)
+        self.config = config
         self.dataset = load_dataset(
             *choose_dataset(config.dataset, config.data_dir),
             limit_train=config.limit_train,
@@ -120,7 +145,7 @@ class Trainer:
             algorithm=config.algorithm,
             **config.model_options,
         )
-        if config.init_from is not None and self.resumed_from is None:
+        if config.init_from is not None and claim is None:
             self.net.load_state_dict(load_weights(locate_weights(config.init_from)))
         self.optimizer = make_optimizer(config, self.net)
         self.state = RunState(
@@ -129,13 +154,13 @@ class Trainer:
             average=None if config.ema_decay is None else WeightAverage(self.net, config.ema_decay),
             position=Position(tally=Tally(self.dataset.num_classes)),
         )
-        if self.resumed_from is not None:
-            self._restore(self.resumed_from)
-        self._stepper = Stepper(self.net, self.optimizer, config.label_smoothing, config.clip_norm, self.state.average)
         self._started = time.time()
-        self._stop = False
-        self.forecast: Forecast | None = None
-        self.history: History | None = None
+        if claim is not None:
+            claim.restore(self.state, self._fingerprint, self.dataset.source)
+            self._started = claim.header.values["started"]
+            if self.state.position.batch == 0:
+                self._keep_best()
+        self._stepper = Stepper(self.net, self.optimizer, config.label_smoothing, config.clip_norm, self.state.average)
 
     def stop(self) -> None:
         """Let `fit` finish the step that is under way, save a checkpoint and return; may be called from anywhere."""
@@ -189,8 +214,6 @@ class Trainer:
             layer where it appears. The network is as before the step, and so is the last checkpoint.
         StateError
             Called a second time.
-        CheckpointError
-            Another process has the run's folder.
         OSError
             The run's folder cannot be written.
         """
@@ -200,7 +223,7 @@ class Trainer:
             self.plan(measure=self.config.budget is not None)
         state = self.state
         resumed = None if self.resumed_from is None else self.resumed_from.run_folder
-        self._folder = RunFolder(self.config, self.environment, resumed, state.epochs)
+        self._folder = RunFolder(self.config, self.environment, resumed, state.epochs, self._lock)
         try:
             self.history = history = History(config=self.config, folder=self._folder.path, epochs=state.epochs)
             self._saver = self._make_saver()
@@ -226,27 +249,6 @@ class Trainer:
     def steps_per_epoch(self) -> int:
         """Steps in an epoch; the last one may have fewer batches than the others."""
         return -(-self.train_batches.num_batches // self.config.accumulation)
-
-    def _choose_config(self, config: RunConfig) -> tuple[RunConfig, RunConfig]:
-        """Return the run's settings with the data set's name, and what was asked for; find what to go on from."""
-        if self.resume is None or self.resume == AUTO:
-            config = config.replace(dataset=choose_dataset(config.dataset, config.data_dir)[0])
-        if self.resume is not None:
-            self.resumed_from = find_header(config, self.resume)
-        return (config, config) if self.resumed_from is None else continue_config(config, self.resumed_from)
-
-    def _restore(self, header: Header) -> None:
-        """Take over the state that a checkpoint holds."""
-        arrays, header = read_checkpoint(header.path)
-        if header.values["data_sha256"] != self._fingerprint:
-            raise CheckpointError(
-                f"{header.path}: expected the images and labels that the run began with, "
-                f"got others: {self.dataset.source}"
-            )
-        self.state.restore(arrays, header.values)
-        if self.state.position.batch == 0:
-            self._keep_best()
-        self._started = header.values["started"]
 
     def _measure(self) -> Forecast:
         """Return the forecast with times in it."""
