@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from cnnzoo.command import Parser, run_command
+from cnnzoo.errors import ConfigError, WeightsError
 
 _DESCRIPTION = """Write a trained network's weights under PyTorch's names and in its layouts, for other programs.
 
@@ -31,10 +32,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def export(arguments: Sequence[str] | None) -> None:
     """Export as the arguments say; see `main`."""
     parsed = _make_parser().parse(arguments)
+    output = Path(parsed.output)
+    _check_output(output, parsed.force)
     from cnnzoo.interop.hex_weights import save_hex_weights
     from cnnzoo.interop.model_file import find_model_file, load_model, save_model
 
-    path, output = find_model_file(parsed.checkpoint), Path(parsed.output)
+    path = find_model_file(parsed.checkpoint)
     net, description = load_model(path)
     output.parent.mkdir(parents=True, exist_ok=True)
     if parsed.format == "hex":
@@ -53,6 +56,15 @@ def export(arguments: Sequence[str] | None) -> None:
     print(json.dumps(result) if parsed.json else words)
 
 
+def _check_output(output: Path, force: bool) -> None:
+    """Refuse to write over what is there, unless that is asked for, and over what a run goes on from in any case."""
+    place = output.resolve()
+    if any(path.name == "checkpoints" and (path.parent / "config.json").is_file() for path in (place, *place.parents)):
+        raise ConfigError(f"--output: expected a place outside of a run's checkpoints, got {output}")
+    if output.is_file() and not force:
+        raise WeightsError(f"{output}: expected nothing there, found a file; --force replaces it")
+
+
 def _make_parser() -> Parser:
     parser = Parser(prog="cnnzoo export", description=_DESCRIPTION)
     parser.add_argument("--checkpoint", metavar="PATH", required=True, help="a run's folder, or a file of weights")
@@ -65,6 +77,7 @@ def _make_parser() -> Parser:
         default="safetensors",
         help="of what is written (default: safetensors)",
     )
+    parser.add_argument("--force", action="store_true", help="replace the file where there is one")
     parser.add_argument("--json", action="store_true", help="print what was written as JSON")
     return parser
 

@@ -150,6 +150,31 @@ def test_export_to_safetensors(run, tmp_path, capsys):
         np.testing.assert_array_equal(exported.state_dict()[name], array, strict=True)
 
 
+def test_export_replaces_nothing_unless_told_to(run, tmp_path, capsys):
+    folder, net, _ = run
+    output = tmp_path / "lenet.safetensors"
+    output.write_text("mine")
+    arguments = ("--checkpoint", folder, "--output", output)
+    code, _, errors = _call(export, capsys, *arguments)
+    assert code == 1
+    assert errors == f"cnnzoo export: {output}: expected nothing there, found a file; --force replaces it\n"
+    assert output.read_text() == "mine"
+    assert _call(export, capsys, *arguments, "--force")[0] == 0
+    np.testing.assert_array_equal(load_weights(output)["fc3.bias"], net.state_dict()["fc3.bias"])
+
+
+@pytest.mark.parametrize("name", ["last.safetensors", "new.safetensors", "new/../last.safetensors"])
+def test_export_stays_out_of_a_runs_checkpoints(run, capsys, name):
+    folder, *_ = run
+    (folder / "checkpoints").mkdir(exist_ok=True)
+    (folder / "config.json").write_text("{}")
+    arguments = ("--checkpoint", folder, "--output", folder / "checkpoints" / name, "--force")
+    code, _, errors = _call(export, capsys, *arguments)
+    assert code == 2
+    assert errors.startswith("cnnzoo export: --output: expected a place outside of a run's checkpoints, got ")
+    assert not list((folder / "checkpoints").iterdir())
+
+
 def test_export_goes_into_pytorch(run, tmp_path, capsys):
     torch = pytest.importorskip("torch", reason="needs PyTorch")
     from safetensors.torch import load_file
