@@ -60,6 +60,11 @@ def test_requests_follow_the_settings():
     assert {request.dtype for request in list_requests(config) if request.name == "correlate"} == {"float64"}
 
 
+def test_requests_are_for_each_optimizer_and_the_average():
+    names = {request.name for request in list_requests(RunConfig(model="lenet5", batch_size=4))}
+    assert names >= {"sgd_update", "adamw_update", "average_update"}
+
+
 @pytest.mark.parametrize(
     ("arguments", "part"), [(["--model", "vgg17"], "vgg16"), (["--processes", "0"], "expected 1 or more, got 0")]
 )

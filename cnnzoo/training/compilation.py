@@ -13,14 +13,18 @@ from cnnzoo.kernels.arena import sum_squares
 from cnnzoo.kernels.compile import Compilation, Request, fulfill, record_requests
 from cnnzoo.kernels.cross_entropy import cross_entropy
 from cnnzoo.models import create_model
-from cnnzoo.training.optimizers import SGD
+from cnnzoo.training.averaging import WeightAverage
+from cnnzoo.training.optimizers import SGD, AdamW
 
 # These take longest and are begun first.
 _LONGEST = ("correlate", "correlate_weights")
 
 
 def list_requests(config: RunConfig) -> list[Request]:
-    """Return the kernels of a training step by SGD and of a test, for the network and the batches of a run."""
+    """Return the kernels of a run's training step and test, for its network and its batches.
+
+    Those of either optimizer and of an average of the weights are among them: each is small, and compiled once for all.
+    """
     with record_requests() as requests:
         net = create_model(
             config.model,
@@ -40,7 +44,9 @@ def list_requests(config: RunConfig) -> list[Request]:
         cross_entropy(np.zeros_like(logits), labels)
         net.backward(np.zeros_like(logits))
         sum_squares(net.gradient_arena, np.empty(1))
-        SGD(net, lr=0.0).step()
+        for optimizer in (SGD(net, lr=0.0), AdamW(net, lr=0.0)):
+            optimizer.step()
+        WeightAverage(net, decay=0.9).update(1)
         net.forward(images)
     return sorted(requests, key=lambda request: (request.name not in _LONGEST, request))
 
