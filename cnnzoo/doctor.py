@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from cnnzoo.command import Parser, run_command
+from cnnzoo.memory import free_memory
 from cnnzoo.threads import get_num_threads, get_threading_layer
 
 _DESCRIPTION = """Show what the processor, its memory, the compiled kernels and their cache are like, and how to mend
@@ -52,7 +53,7 @@ def examine() -> dict[str, Any]:
         "load": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
         "operations_per_second": limits.operations_per_second,
         "bytes_per_second": limits.bytes_per_second,
-        "free_memory": _free_memory(),
+        "free_memory": free_memory(),
         "denormal_slowdown": measure_denormal_slowdown(),
         "cache": cache,
     }
@@ -74,15 +75,6 @@ def _examine_cache() -> dict[str, Any]:
 
 def _size(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-
-
-def _free_memory() -> int | None:
-    """Return the bytes that a new array can take without swapping, where Linux tells."""
-    info = Path("/proc/meminfo")
-    if not info.is_file():
-        return None
-    fields = dict(line.split(":", 1) for line in info.read_text().splitlines())
-    return int(fields["MemAvailable"].split()[0]) * 1024
 
 
 def list_findings(found: dict[str, Any]) -> list[str]:

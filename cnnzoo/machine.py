@@ -6,8 +6,6 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
-from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,6 +21,7 @@ from cnnzoo.kernels.probe import (
 )
 from cnnzoo.kernels.vectors import TILE_VECTORS, VECTOR_BYTES
 from cnnzoo.threads import count_cores, get_num_threads
+from cnnzoo.versions import cpu_name, list_versions
 
 PACKAGES = ("cnnzoo", "numpy", "numba", "llvmlite", "torch")
 STREAM_BYTES = 96 * 2**20  # of each array that the bandwidth is measured on: more than common caches hold
@@ -111,28 +110,12 @@ def describe_machine() -> dict[str, Any]:
     """Return what a measurement has to say of the machine and the versions that it was made with."""
     _, cpu, features = target()
     return {
-        "cpu": _cpu_name(),
+        "cpu": cpu_name(),
         "cores": count_cores(),
         "compiled_for": cpu,
         "features": [feature[1:] for feature in features.split(",") if feature.startswith("+")],
         "vector_bytes": VECTOR_BYTES,
         "system": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
-        "versions": {name: found for name in PACKAGES if (found := _version(name))},
+        "versions": list_versions(PACKAGES),
     }
-
-
-def _cpu_name() -> str:
-    info = Path("/proc/cpuinfo")
-    if info.is_file():
-        for line in info.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor()
-
-
-def _version(name: str) -> str | None:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return None

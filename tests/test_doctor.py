@@ -50,6 +50,11 @@ def test_findings(found, changes, part):
     assert part in finding
 
 
+def test_free_memory_is_what_a_run_goes_by(monkeypatch):
+    monkeypatch.setattr(doctor, "free_memory", lambda: 123)
+    assert doctor.examine()["free_memory"] == 123
+
+
 def test_command(capsys):
     assert doctor.main([]) == 0
     output = capsys.readouterr().out

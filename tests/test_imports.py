@@ -15,7 +15,7 @@ PACKAGE = Path(cnnzoo.__file__).parent
 # From the bottom up. A module imports from its own floor and the floors below.
 FLOORS = [
     {"errors"},
-    {"atomic", "hashing", "threads", "recipes", "settings", "interrupts", "memory"},
+    {"atomic", "hashing", "threads", "recipes", "settings", "interrupts", "memory", "versions"},
     {"kernels"},
     {"machine"},
     {"graph"},

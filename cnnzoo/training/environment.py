@@ -4,12 +4,11 @@ import os
 import platform
 import sys
 from collections.abc import Mapping, Sequence
-from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 from cnnzoo.data import Dataset
 from cnnzoo.threads import get_num_threads
+from cnnzoo.versions import cpu_name, list_versions
 
 
 def describe_environment(dataset: Dataset, fingerprint: str, algorithms: Mapping[str, Sequence[str]]) -> dict[str, Any]:
@@ -25,9 +24,9 @@ def describe_environment(dataset: Dataset, fingerprint: str, algorithms: Mapping
     """
     packages = ("cnnzoo", "numpy", "numba", "llvmlite", "safetensors")
     return {
-        "versions": {"python": platform.python_version()} | {name: version(name) for name in packages},
+        "versions": {"python": platform.python_version()} | list_versions(packages),
         "platform": platform.platform(),
-        "cpu": _cpu_name(),
+        "cpu": cpu_name(),
         "cores": os.cpu_count(),
         "memory": _memory_bytes(),
         "threads": get_num_threads(),
@@ -41,16 +40,6 @@ def describe_environment(dataset: Dataset, fingerprint: str, algorithms: Mapping
         "command": sys.argv,
         "algorithms": {layer: list(names) for layer, names in algorithms.items()},
     }
-
-
-def _cpu_name() -> str:
-    """Return the processor's name as Linux knows it, elsewhere what Python says."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        lines = []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor()
 
 
 def _memory_bytes() -> int | None:
