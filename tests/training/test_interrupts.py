@@ -127,7 +127,15 @@ def test_interrupt_knows_its_signal():
     assert raised.value.number == signals.received == signal.SIGUSR1
 
 
-@pytest.mark.usefixtures("linear")
+@pytest.fixture
+def python_handles_interrupts():
+    """Let Ctrl-C raise `KeyboardInterrupt`, which it does not in a process that began in the background."""
+    previous = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, previous)
+
+
+@pytest.mark.usefixtures("linear", "python_handles_interrupts")
 def test_python_sees_its_own_handlers_and_a_keyboard_interrupt(data, tmp_path):
     """`fit` installs none, and Ctrl-C leaves a network that can be used and a run that can be resumed."""
     before = signal.getsignal(signal.SIGINT)
