@@ -125,6 +125,8 @@ class _Correlation:
 class Winograd:
     """The three passes of one convolution, planned once; see `cnnzoo.kernels.convolution` for the contract.
 
+    The passes take the arguments that those of `cnnzoo.kernels.im2col.Im2col` document.
+
     Parameters
     ----------
     shape : ConvolutionShape
@@ -197,25 +199,7 @@ class Winograd:
         }
 
     def forward(self, x, ldx, w, y, ldy, scratch, prologue=None, accumulate=False, bias=None, statistics=None):
-        """y (+)= correlate(prologue(x), w) + b.
-
-        Parameters
-        ----------
-        x, y : ndarray of T[::1]
-            Pixel matrices [images * height * width, in_channels] and [out_pixels, out_channels], leading dimensions
-            `ldx` and `ldy`.
-        w : ndarray of T[::1]
-            Weights [kernel, kernel, in, out].
-        scratch : ndarray of T[::1]
-            ``scratch_sizes["forward"]`` elements.
-        prologue : Prologue, optional
-            Applied to `x`: nothing, or scale, shift and ReLU.
-        accumulate : bool
-            Add to `y` instead of overwriting it.
-        bias : ndarray of T[out_channels], optional
-        statistics : ndarray of T, optional
-            [ceil(out_pixels / statistics_rows)][mean, M2][out_channels], written; not where `statistics_rows` is None.
-        """
+        """y (+)= correlate(prologue(x), w) + b; no `statistics` where `statistics_rows` is None."""
         bias = self._nothing if bias is None else bias
         assert statistics is None or self.statistics_rows is not None
         statistics = self._nothing if statistics is None else statistics
