@@ -161,6 +161,13 @@ class RunConfig:
     )
     div_factor: float = declare("schedule", "one-cycle starts at the rate over this", 25.0, minimum=1)
     final_div_factor: float = declare("schedule", "one-cycle ends at its start over this", 1e4, minimum=1)
+    base_momentum: float | None = declare(
+        "schedule",
+        "momentum, or AdamW's beta1, at one-cycle's peak; falls to it and rises again; none: stays as it is",
+        None,
+        minimum=0,
+        below=1,
+    )
 
     seed: int = declare("run", "of weights, order, augmentation and dropout", 0, minimum=0, below=2**63)
     threads: int | None = declare("run", "threads to compute with; none: one a core", None, minimum=1, below=1025)
@@ -192,6 +199,9 @@ class RunConfig:
             self._set(name, setting)
         if self.nesterov and self.momentum == 0:
             raise ConfigError("nesterov: expected a momentum above 0 with it, got 0")
+        base, top = self.base_momentum, self.top_momentum
+        if base is not None and base > top:
+            raise ConfigError(f"base_momentum: expected at most the {top:g} that it falls from, got {base:g}")
         if self.schedule == "multi-step" and not self.milestones:
             raise ConfigError("milestones: expected one or more for the multi-step schedule, got none")
         if self.budget is not None and not self.budget_seconds:
@@ -209,6 +219,11 @@ class RunConfig:
     def said(self) -> frozenset[str]:
         """Names of the settings that were given, not filled in."""
         return self._said  # type: ignore[attr-defined]
+
+    @property
+    def top_momentum(self) -> float:
+        """SGD's momentum or AdamW's beta1, where no schedule lowers it."""
+        return self.beta1 if self.optimizer == "adamw" else self.momentum
 
     @property
     def budget_seconds(self) -> float | None:

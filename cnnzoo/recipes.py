@@ -37,6 +37,21 @@ DATASET_RECIPES: dict[str, dict[str, Any]] = {
     },
 }
 
+SHORT: dict[str, Any] = {
+    "momentum": 0.9,
+    "nesterov": True,
+    "weight_decay": 5e-4,
+    "decay_all": False,
+    "label_smoothing": 0.1,
+    "schedule": "one-cycle",
+    "cutout": 8,
+}
+"""For training CIFAR-10 in tens of epochs; each network adds its rate and its epochs (``configs/NAME_short.py``).
+
+One cycle of the rate (Smith and Topin, arXiv:1708.07120) with Nesterov's momentum; weight decay spares biases and batch
+norm; labels are smoothed; images are cropped, mirrored and cut out (DeVries and Taylor, arXiv:1708.04552).
+"""
+
 
 def recipe(model: str, dataset: str | None) -> dict[str, Any]:
     """Return the settings in which a run of this model on this data set differs from `RunConfig`'s defaults.

@@ -2,15 +2,4 @@
 
 from cnnzoo import RunConfig
 
-config = RunConfig(
-    model="alexnet",
-    dataset="cifar10",
-    batch_size=128,
-    epochs=100,
-    lr=0.01,
-    momentum=0.9,
-    weight_decay=0.0,
-    schedule="step",
-    step_size=30,
-    gamma=0.1,
-)
+config = RunConfig(model="alexnet", dataset="cifar10", epochs=100, lr=0.01, schedule="step", step_size=30, gamma=0.1)

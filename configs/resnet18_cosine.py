@@ -2,13 +2,4 @@
 
 from cnnzoo import RunConfig
 
-config = RunConfig(
-    model="resnet18",
-    dataset="cifar10",
-    batch_size=128,
-    epochs=200,
-    lr=0.1,
-    momentum=0.9,
-    weight_decay=5e-4,
-    schedule="cosine",
-)
+config = RunConfig(model="resnet18", dataset="cifar10", epochs=200, lr=0.1, weight_decay=5e-4, schedule="cosine")

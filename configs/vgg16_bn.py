@@ -1,16 +1,8 @@
-"""VGG-16 with batch norm (Ioffe and Szegedy, arXiv:1502.03167) on CIFAR-10 with the sources' settings for VGG-16."""
+"""VGG-16 with batch norm (Ioffe and Szegedy, arXiv:1502.03167) on CIFAR-10 with the sources' settings for VGG-16.
+
+The settings are the defaults: SGD with momentum 0.9, batches of 128, a rate of 0.01 times 0.2 every 60 of 200 epochs.
+"""
 
 from cnnzoo import RunConfig
 
-config = RunConfig(
-    model="vgg16_bn",
-    dataset="cifar10",
-    batch_size=128,
-    epochs=200,
-    lr=0.01,
-    momentum=0.9,
-    weight_decay=0.0,
-    schedule="step",
-    step_size=60,
-    gamma=0.2,
-)
+config = RunConfig(model="vgg16_bn", dataset="cifar10")

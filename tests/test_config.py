@@ -177,8 +177,6 @@ def test_config_files_of_the_package(path):
         assert (config.schedule, config.nesterov, config.decay_all) == ("one-cycle", True, False)
         assert config.epochs <= 30
         assert config.augmentation
-    elif kind == "mnist":
-        assert (config.epochs, config.schedule, config.flip) == (3, "one-cycle", False)
     elif kind == "cosine":
         assert (config.lr, config.schedule, config.weight_decay) == (0.1, "cosine", 5e-4)
     else:

@@ -18,16 +18,19 @@ class Optimizer(ABC):
     Attributes
     ----------
     net : Network
+    momentum : float
+        What the running mean of the gradients keeps a step: SGD's momentum, AdamW's beta1; may be set anew.
     weight_decay : float
     steps : int
         Steps taken so far.
     """
 
-    def __init__(self, net: Network, lr: float, weight_decay: float, decay_all: bool) -> None:
+    def __init__(self, net: Network, lr: float, momentum: float, weight_decay: float, decay_all: bool) -> None:
         if not 0 <= weight_decay < math.inf:
             raise ConfigError(f"weight_decay: expected a number of 0 or more, got {weight_decay}")
         self.net = net
         self.lr = lr
+        self.momentum = momentum
         self.weight_decay = weight_decay
         self.steps = 0
         self._bounds, self._decayed = _find_decayed(net, decay_all)
@@ -103,14 +106,13 @@ class SGD(Optimizer):
         momentum_form: str = "pytorch",
         decay_all: bool = True,
     ) -> None:
-        super().__init__(net, lr, weight_decay, decay_all)
+        super().__init__(net, lr, momentum, weight_decay, decay_all)
         if not 0 <= momentum < 1:
             raise ConfigError(f"momentum: expected a number of 0 or more and below 1, got {momentum}")
         if nesterov and momentum == 0:
             raise ConfigError("nesterov: expected a momentum above 0 with it, got 0")
         if momentum_form not in ("pytorch", "sources"):
             raise ConfigError(f"momentum_form: expected pytorch or sources, got {momentum_form!r}")
-        self.momentum = momentum
         self.nesterov = nesterov
         self.momentum_form = momentum_form
         self._velocity = np.zeros_like(net.parameter_arena)
@@ -170,13 +172,13 @@ class AdamW(Optimizer):
         weight_decay: float = 0.01,
         decay_all: bool = True,
     ) -> None:
-        super().__init__(net, lr, weight_decay, decay_all)
+        super().__init__(net, lr, beta1, weight_decay, decay_all)
         for name, value in (("beta1", beta1), ("beta2", beta2)):
             if not 0 <= value < 1:
                 raise ConfigError(f"{name}: expected a number of 0 or more and below 1, got {value}")
         if not 0 < epsilon < math.inf:
             raise ConfigError(f"epsilon: expected a number above 0, got {epsilon}")
-        self.beta1, self.beta2, self.epsilon = beta1, beta2, epsilon
+        self.beta2, self.epsilon = beta2, epsilon
         self._mean = np.zeros_like(net.parameter_arena)
         self._square = np.zeros_like(net.parameter_arena)
 
@@ -194,7 +196,7 @@ class AdamW(Optimizer):
             weight_decays,
             scale,
             self.lr,
-            self.beta1,
+            self.momentum,
             self.beta2,
             self.epsilon,
             self.steps,

@@ -1,8 +1,15 @@
-"""Learning rate schedules: pure functions of how many steps have passed, equal to PyTorch's where it has them."""
+"""Schedules: pure functions of how many steps have passed, equal to PyTorch's where it has them."""
 
 import math
 
 from cnnzoo.config import RunConfig
+from cnnzoo.training.optimizers import Optimizer
+
+
+def apply_schedule(optimizer: Optimizer, config: RunConfig, step: int, steps_per_epoch: int) -> None:
+    """Give an optimizer the rate and the momentum of a step; see `learning_rate` and `momentum`."""
+    optimizer.lr = learning_rate(config, step, steps_per_epoch)
+    optimizer.momentum = momentum(config, step, steps_per_epoch)
 
 
 def learning_rate(config: RunConfig, step: int, steps_per_epoch: int) -> float:
@@ -17,14 +24,13 @@ def learning_rate(config: RunConfig, step: int, steps_per_epoch: int) -> float:
         Steps that have passed before this one, from the start of the run.
     steps_per_epoch : int
     """
-    warmup_steps = round(config.warmup_epochs * steps_per_epoch)
-    if step < warmup_steps:
-        return config.lr * warmup_factor(step, warmup_steps, config.warmup_start)
-    step -= warmup_steps
-    total_steps = max(1, config.epochs * steps_per_epoch - warmup_steps)
-    epoch = step / steps_per_epoch
+    after, total_steps = _after_warmup(config, step, steps_per_epoch)
+    if after < 0:
+        return config.lr * warmup_factor(step, step - after, config.warmup_start)
+    step, epoch = after, after / steps_per_epoch
     if config.schedule == "one-cycle":
-        factor = one_cycle_factor(step, total_steps, config.pct_start, config.div_factor, config.final_div_factor)
+        start, end = 1 / config.div_factor, 1 / (config.div_factor * config.final_div_factor)
+        factor = one_cycle(step, total_steps, config.pct_start, start, 1.0, end)
     elif config.schedule == "cosine":
         factor = cosine_factor(step / total_steps, config.min_factor)
     elif config.schedule == "warm-restarts":
@@ -39,6 +45,24 @@ def learning_rate(config: RunConfig, step: int, steps_per_epoch: int) -> float:
     else:
         factor = 1.0
     return config.lr * factor
+
+
+def momentum(config: RunConfig, step: int, steps_per_epoch: int) -> float:
+    """Return SGD's momentum, or AdamW's beta1, for a step; the arguments are `learning_rate`'s.
+
+    One-cycle takes it down to `base_momentum` while the rate rises, and up again while it falls.
+    """
+    top, base = config.top_momentum, config.base_momentum
+    step, total_steps = _after_warmup(config, step, steps_per_epoch)
+    if config.schedule != "one-cycle" or base is None or step < 0:
+        return top
+    return one_cycle(step, total_steps, config.pct_start, top, base, top)
+
+
+def _after_warmup(config: RunConfig, step: int, steps_per_epoch: int) -> tuple[int, int]:
+    """Return a step counted from the end of warm-up, negative before it, and how many steps come after it."""
+    warmup_steps = round(config.warmup_epochs * steps_per_epoch)
+    return step - warmup_steps, max(1, config.epochs * steps_per_epoch - warmup_steps)
 
 
 def stretch(config: RunConfig, epochs: int) -> RunConfig:
@@ -87,14 +111,13 @@ def warm_restarts_share(epoch: float, first: int, factor: int) -> float:
     return epoch / length
 
 
-def one_cycle_factor(step: int, steps: int, pct_start: float, div_factor: float, final_div_factor: float) -> float:
-    """Return the factor of one cycle: a cosine from 1 / div_factor up to 1, and one down to that over final_div_factor.
+def one_cycle(step: int, steps: int, pct_start: float, start: float, peak: float, end: float) -> float:
+    """Return the value of one cycle: along half a cosine from `start` to `peak`, and along another one to `end`.
 
-    Smith and Topin, "Super-Convergence", 2018, in the form of PyTorch's OneCycleLR: the rise takes the share
-    `pct_start` of the steps, and the last step has the lowest rate. The momentum stays as it is.
+    Smith and Topin, "Super-Convergence", 2018, in the form of PyTorch's OneCycleLR: the way to the peak takes the share
+    `pct_start` of the steps, and the last step has the value `end`.
     """
-    start, end = 1 / div_factor, 1 / (div_factor * final_div_factor)
-    peak, last = pct_start * steps - 1, steps - 1
-    if step <= peak:
-        return 1 + (start - 1) * cosine_factor(step / peak) if peak > 0 else 1.0
-    return cosine_factor(min(1.0, (step - peak) / (last - peak)), end)
+    turn, last = pct_start * steps - 1, steps - 1
+    if step <= turn:
+        return peak + (start - peak) * cosine_factor(step / turn) if turn > 0 else peak
+    return end + (peak - end) * cosine_factor(min(1.0, (step - turn) / (last - turn)))

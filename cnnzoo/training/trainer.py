@@ -29,7 +29,7 @@ from cnnzoo.training.report import Reporter
 from cnnzoo.training.resume import AUTO, Claim, claim_run, continue_config
 from cnnzoo.training.run_folder import RunFolder
 from cnnzoo.training.saving import Saver
-from cnnzoo.training.schedules import learning_rate, stretch
+from cnnzoo.training.schedules import apply_schedule, learning_rate, stretch
 from cnnzoo.training.splits import make_batches
 from cnnzoo.training.state import Position, RunState
 from cnnzoo.training.step import Stepper
@@ -335,7 +335,7 @@ class Trainer:
         group = range(step * size, min((step + 1) * size, batches.num_batches))
         images = min(group.stop * batches.batch_size, batches.num_images) - group.start * batches.batch_size
         past = position.epoch * self.steps_per_epoch + step
-        self.optimizer.lr = learning_rate(self.config, past, self.steps_per_epoch)
+        apply_schedule(self.optimizer, self.config, past, self.steps_per_epoch)
         loaded = (batches.extract_batch(position.epoch, index) for index in group)
         return self._stepper.take(loaded, images, position.tally)
 

@@ -6,7 +6,8 @@ import warnings
 import pytest
 
 from cnnzoo.config import RunConfig
-from cnnzoo.training.schedules import learning_rate, one_cycle_factor, warm_restarts_share
+from cnnzoo.errors import ConfigError
+from cnnzoo.training.schedules import learning_rate, momentum, one_cycle, warm_restarts_share
 
 STEPS = 7  # an epoch
 EPOCHS = 30
@@ -110,6 +111,56 @@ def test_every_step_has_pytorchs_rate(name):
     assert len(set(rates)) > 3
 
 
+def _pytorch_momenta(make_optimizer, key, read, steps):
+    """Return the momentum of each step under PyTorch's one-cycle between 0.95 and 0.8."""
+    torch = pytest.importorskip("torch", reason="compares with PyTorch")
+    optimizer = make_optimizer(torch.optim, [torch.zeros(1)])
+    cycle = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, 0.1, total_steps=steps, pct_start=0.25, base_momentum=0.8, max_momentum=0.95
+    )
+    momenta = []
+    for step in range(steps):
+        momenta.append(read(optimizer.param_groups[0][key]))
+        optimizer.step()
+        if step + 1 < steps:
+            cycle.step()
+    return momenta
+
+
+@pytest.mark.parametrize(
+    ("settings", "make_optimizer", "key", "read"),
+    [
+        ({"momentum": 0.95}, lambda o, weights: o.SGD(weights, 0.1, momentum=0.95), "momentum", float),
+        (
+            {"optimizer": "adamw", "beta1": 0.95},
+            lambda o, weights: o.AdamW(weights, 0.1, betas=(0.95, 0.999)),
+            "betas",
+            lambda betas: betas[0],
+        ),
+    ],
+    ids=["sgd", "adamw"],
+)
+def test_every_step_of_one_cycle_has_pytorchs_momentum(settings, make_optimizer, key, read):
+    config = _config(schedule="one-cycle", pct_start=0.25, base_momentum=0.8, **settings)
+    expected = _pytorch_momenta(make_optimizer, key, read, EPOCHS * STEPS)
+    momenta = [momentum(config, step, STEPS) for step in range(EPOCHS * STEPS)]
+    assert momenta == pytest.approx(expected, rel=1e-12)
+    assert min(momenta) == pytest.approx(0.8, abs=1e-4)
+
+
+def test_momentum_falls_after_warm_up_and_only_in_one_cycle():
+    config = _config(schedule="one-cycle", momentum=0.95, base_momentum=0.8, warmup_epochs=5)
+    assert {momentum(config, step, STEPS) for step in range(5 * STEPS + 1)} == {0.95}
+    assert momentum(config, 5 * STEPS + 1, STEPS) < 0.95
+    for other in (config.replace(base_momentum=None), config.replace(schedule="cosine")):
+        assert {momentum(other, step, STEPS) for step in range(EPOCHS * STEPS)} == {0.95}
+
+
+def test_momentum_cannot_rise_at_the_peak():
+    with pytest.raises(ConfigError, match=r"^base_momentum: expected at most the 0\.9 that it falls from, got 0\.95$"):
+        _config(schedule="one-cycle", base_momentum=0.95)
+
+
 @pytest.mark.parametrize("name", [name for name in SCHEDULES if name not in ("cosine", "one-cycle")])
 def test_warm_up_comes_before_the_schedule_as_in_pytorchs_sequence(name):
     settings, make_scheduler = SCHEDULES[name]
@@ -144,7 +195,7 @@ def test_warm_up_longer_than_the_run():
 
 def test_one_cycle_of_a_few_steps():
     for steps in (1, 2, 3):
-        factors = [one_cycle_factor(step, steps, 0.3, 25, 1e4) for step in range(steps)]
+        factors = [one_cycle(step, steps, 0.3, 0.04, 1.0, 4e-6) for step in range(steps)]
         assert all(0 < factor <= 1 for factor in factors)
 
 

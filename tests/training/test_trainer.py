@@ -15,7 +15,7 @@ from cnnzoo.interop import load_weights, save_hex_weights, save_weights
 from cnnzoo.training import trainer as trainer_module
 from cnnzoo.training.history import EpochRecord
 from cnnzoo.training.observer import Observer
-from cnnzoo.training.schedules import learning_rate
+from cnnzoo.training.schedules import learning_rate, momentum
 from cnnzoo.training.trainer import Trainer
 from tests.training.stand_ins import make_linear_network
 
@@ -29,7 +29,7 @@ class Recorder(Observer):
     """Keeps the names of what it is told, and the trainer."""
 
     def __init__(self):
-        self.events, self.trainer, self.rates = [], None, []
+        self.events, self.trainer, self.rates, self.momenta = [], None, [], []
 
     def run_started(self, trainer, history):
         self.trainer, self.folder = trainer, history.folder
@@ -40,6 +40,7 @@ class Recorder(Observer):
 
     def step_done(self, tally):
         self.rates.append(self.trainer.optimizer.lr)
+        self.momenta.append(self.trainer.optimizer.momentum)
         self.events.append(tally.images)
 
     def evaluation_started(self, split):
@@ -156,6 +157,14 @@ def test_rate_follows_the_schedule_step_by_step(make_config):
     expected = [learning_rate(config, step, 3) for step in range(6)]
     assert recorder.rates == expected
     assert [record.lr for record in history.epochs] == [expected[0], expected[3]]
+
+
+def test_momentum_follows_the_schedule_step_by_step(make_config):
+    recorder = Recorder()
+    config = make_config(epochs=2, batch_size=40, schedule="one-cycle", base_momentum=0.8)
+    Trainer(config, recorder).fit()
+    assert recorder.momenta == [momentum(config, step, 3) for step in range(6)]
+    assert min(recorder.momenta) < 0.85
 
 
 def test_prints_nothing(make_config, capfd):
