@@ -15,7 +15,7 @@ import numpy as np
 
 from cnnzoo.graph.liveness import Value, place
 from cnnzoo.graph.operator import Requirements
-from cnnzoo.graph.tensor import Graph, Node, Tensor
+from cnnzoo.graph.tensor import Graph, Tensor
 
 
 class Place(NamedTuple):
@@ -58,7 +58,6 @@ class Layout:
             node.operator.requirements(images, training, self.dtype, *(x.extent for x in node.inputs))
             for node in self._nodes
         ]
-        self.producer = {node.output: k for k, node in enumerate(self._nodes)}
         self.activations = self._place_activations()
         self.kept = [self._live_kept(k) for k in range(len(self._nodes))]
         self.scratch = [self._new(need.forward_scratch, k, k) for k, need in enumerate(self.requirements)]
@@ -116,13 +115,10 @@ class Layout:
         return places
 
     def _live_kept(self, k: int) -> dict[str, Value]:
-        readers = [n for n, node in enumerate(self._nodes) if self.lender(node) == k]
+        operator = self._nodes[k].operator
+        readers = [n for n, node in enumerate(self._nodes) for loan in node.operator.borrows if loan.lender is operator]
         last = max([self._backward_step(k) if self.training else k, *readers])
         return {name: self._new(count, k, last, dtype) for name, (count, dtype) in self.requirements[k].kept.items()}
-
-    def lender(self, node: Node) -> int | None:
-        """Return the node, by number, of which `node` borrows arrays, or None."""
-        return self.producer[node.inputs[0]] if node.operator.borrows else None
 
     def _place_gradients(self) -> None:
         nodes = self._nodes

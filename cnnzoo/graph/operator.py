@@ -48,6 +48,20 @@ class Buffer(NamedTuple):
     initial: float
 
 
+class Loan(NamedTuple):
+    """An array that the node of another operator keeps, and forward reads."""
+
+    lender: Operator
+    name: str
+
+
+class Borrowed(NamedTuple):
+    """A lent array, with the lender's state."""
+
+    array: np.ndarray
+    state: Any
+
+
 class Matrix(NamedTuple):
     """A pixel matrix bound to memory: row r, channel c at ``data[r * ld + c]``."""
 
@@ -109,8 +123,8 @@ class Context:
     accumulate : list of bool
         For each input: add to `dx`, since another node has written it, instead of overwriting it.
     kept : dict of str to ndarray
-    borrowed : dict of str to (ndarray, object)
-        Arrays that other nodes keep, as in `Operator.borrows`, with the other node's state.
+    borrowed : dict of Loan to Borrowed
+        What `Operator.borrows` names, as far as the lenders keep such arrays at this batch size.
     scratch, backward_scratch : ndarray
     weights, gradients, buffers : dict of str to ndarray
         Flat, in the kernels' layout.
@@ -129,7 +143,7 @@ class Context:
     gradients: dict[str, np.ndarray]
     buffers: dict[str, np.ndarray]
     kept: dict[str, np.ndarray]
-    borrowed: dict[str, tuple[np.ndarray, Any]]
+    borrowed: dict[Loan, Borrowed]
     scratch: np.ndarray
     backward_scratch: np.ndarray
     dy: Matrix = NOTHING
@@ -165,8 +179,8 @@ class Operator:
         Forward leaves the output to the load of the next operator, which finds the input in its place.
     parameters : tuple of Parameter
     buffers : tuple of Buffer
-    borrows : tuple of str
-        Names of arrays that the node of the first input keeps and forward reads.
+    borrows : tuple of Loan
+        Arrays that other nodes keep and this one reads.
     """
 
     saves_inputs: tuple[int, ...] = ()
@@ -180,7 +194,7 @@ class Operator:
     deferred: bool = False
     parameters: tuple[Parameter, ...] = ()
     buffers: tuple[Buffer, ...] = ()
-    borrows: tuple[str, ...] = ()
+    borrows: tuple[Loan, ...] = ()
 
     def __init__(self, name: str):
         self.name = name

@@ -3,12 +3,19 @@
 Each takes a graph and returns one; operators that are merged are used up with the graph they came from.
 """
 
+from collections.abc import Iterator
+
+from cnnzoo.graph.algorithms import choose_algorithms
+from cnnzoo.graph.operator import Loan
 from cnnzoo.graph.operators.activation import ReLU
 from cnnzoo.graph.operators.batch_norm import BatchNorm
 from cnnzoo.graph.operators.convolution import Convolution
 from cnnzoo.graph.operators.depthwise import Depthwise
-from cnnzoo.graph.operators.elementwise import Add
-from cnnzoo.graph.tensor import Graph, Node
+from cnnzoo.graph.operators.elementwise import Add, Concatenation
+from cnnzoo.graph.tensor import Extent, Graph, Node, Tensor
+from cnnzoo.kernels.winograd import Winograd
+
+USUAL_IMAGES = 128
 
 
 def fuse_batch_norm_add(graph: Graph) -> Graph:
@@ -63,21 +70,41 @@ def fuse_batch_norm_relu(graph: Graph) -> Graph:
 
 
 def collect_statistics(graph: Graph) -> Graph:
-    """Let each convolution that a batch norm reads take the batch-norm sums of its output while it lies in cache."""
+    """Let each convolution that a batch norm reads take the batch-norm sums of its output while it lies in cache.
+
+    What was measured of a tensor serves all batch norms that read it, alone or in a concatenation: those of a dense
+    block measure nothing but what its first tensor and each layer add.
+    """
     producers = {node.output: node for node in graph.nodes}
+    measured: dict[Tensor, BatchNorm] = {}
+
+    def parts(x: Tensor) -> Iterator[tuple[int, Loan | None]]:
+        """Yield the channels of each part of x, and what is known of its statistics."""
+        operator = producers[x].operator if x in producers else None
+        if x in measured:
+            yield x.channels, Loan(measured[x], "moments")
+        elif isinstance(operator, Concatenation):
+            for term in producers[x].inputs:
+                yield from parts(term)
+        elif isinstance(operator, Convolution):
+            operator.collects_statistics = True
+            yield x.channels, Loan(operator, "statistics")
+        else:
+            yield x.channels, None
+
     for node in graph.nodes:
-        producer = producers.get(node.inputs[0])
-        if isinstance(node.operator, BatchNorm) and producer and isinstance(producer.operator, Convolution):
-            producer.operator.collects_statistics = True
-            node.operator.borrows = ("statistics",)
+        if isinstance(node.operator, BatchNorm):
+            node.operator.parts = tuple(parts(node.inputs[0]))
+            node.operator.borrows = tuple(loan for _, loan in node.operator.parts if loan)
+            measured.setdefault(node.inputs[0], node.operator)
     return graph
 
 
 def apply_batch_norm_on_load(graph: Graph) -> Graph:
-    """Let a 1x1 or depthwise convolution apply the batch norm + ReLU that it alone reads while it loads its input.
+    """Let a convolution apply the batch norm + ReLU that it alone reads while it loads its input.
 
-    The normalized tensor is then never written, read or kept for backward. Other kernels would normalize every value
-    once a tap; a depthwise one does, but waits for memory.
+    The normalized tensor is then never written, read or kept for backward. Convolutions are left out that would
+    normalize every value once a tap: a depthwise one does, but waits for memory, and Winograd's about twice.
     """
     consumers = graph.consumers()
     for node in graph.nodes:
@@ -85,15 +112,18 @@ def apply_batch_norm_on_load(graph: Graph) -> Graph:
         if not isinstance(operator, BatchNorm) or not operator.relu or operator.add or len(readers) != 1:
             continue
         reader = readers[0].operator
-        if isinstance(reader, Convolution) and (isinstance(reader, Depthwise) or _is_pointwise(reader)):
+        if isinstance(reader, Convolution) and _loads_each_value_once(reader, node.output.extent):
             operator.deferred = True
             reader.applies_batch_norm = True
-            reader.borrows = ("coefficients",)
+            reader.borrows = (Loan(operator, "coefficients"),)
     return graph
 
 
-def _is_pointwise(operator: Convolution) -> bool:
-    return operator.kernel == 1 and operator.padding == 0
+def _loads_each_value_once(operator: Convolution, x: Extent) -> bool:
+    """Tell whether, about, or at no cost: for a batch of the usual size, which matters little to what is cheapest."""
+    is_pointwise = operator.kernel == 1 and operator.padding == 0
+    algorithms = choose_algorithms(operator.shape(USUAL_IMAGES, x))
+    return is_pointwise or isinstance(operator, Depthwise) or set(algorithms) == {Winograd.name}
 
 
 def _is_plain_batch_norm(node: Node) -> bool:

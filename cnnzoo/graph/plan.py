@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -13,7 +12,7 @@ from cnnzoo.graph.algorithms import Passes, Planned
 from cnnzoo.graph.layout import Layout, Place
 from cnnzoo.graph.ledger import Ledger, Pass, Work
 from cnnzoo.graph.liveness import Value
-from cnnzoo.graph.operator import NOTHING, Context, Matrix, Operator
+from cnnzoo.graph.operator import NOTHING, Borrowed, Context, Loan, Matrix, Operator
 from cnnzoo.graph.tensor import Graph, Node, Tensor
 
 
@@ -46,6 +45,7 @@ class Plan:
     def __init__(self, graph: Graph, images: int, training: bool, dtype: np.dtype):
         self.graph, self.images, self.training = graph, images, training
         self._nodes = graph.nodes
+        self._numbers = {node.operator: k for k, node in enumerate(self._nodes)}
         self._layout = Layout(graph, images, training, dtype)
         self._contexts: list[Context] = []
         self._arena = np.empty(0, np.uint8)
@@ -150,12 +150,14 @@ class Plan:
         kept = self._layout.requirements[k].kept
         return {name: self._view(value, kept[name][1]) for name, value in self._layout.kept[k].items()}
 
-    def _borrowed(self, node: Node) -> dict[str, tuple[np.ndarray, Any]]:
-        lender = self._layout.lender(node)
-        if lender is None:
-            return {}
-        views, state = self._kept(lender), self._layout.requirements[lender].state
-        return {name: (views[name], state) for name in node.operator.borrows if name in views}
+    def _borrowed(self, node: Node) -> dict[Loan, Borrowed]:
+        borrowed = {}
+        for loan in node.operator.borrows:
+            k = self._numbers[loan.lender]
+            views = self._kept(k)
+            if loan.name in views:
+                borrowed[loan] = Borrowed(views[loan.name], self._layout.requirements[k].state)
+        return borrowed
 
     def _matrix(self, place: Place, tensor: Tensor) -> Matrix:
         extent = tensor.extent

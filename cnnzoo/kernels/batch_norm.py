@@ -52,7 +52,7 @@ def block_statistics(x, ldx, rows, channels, mean, m2):
 
 @kernel("void(T[::1], i8, i8, i8, i8, T[::1])", parallel=True)
 def batch_norm_statistics(x, ldx, rows, channels, rows_per_block, partials):
-    """Write the mean and M2 of each block of rows, for `batch_norm_finish`; partials is T[blocks * 2 * channels]."""
+    """Write the mean and M2 of each block of rows, for `merge_statistics`; partials is T[blocks * 2 * channels]."""
     for block in prange(block_count(rows, rows_per_block)):
         first = np.int64(block) * rows_per_block
         partial = row(partials, 2 * channels, block, 2 * channels)
@@ -61,51 +61,61 @@ def batch_norm_statistics(x, ldx, rows, channels, rows_per_block, partials):
 
 
 @worker
-def _merged(partials, rows, rows_per_block, channels, c):
-    """Return channel c's mean and M2 over all blocks.
-
-    Chan, Golub and LeVeque, "Updating Formulae and a Pairwise Algorithm for Computing Sample Variances", 1979, for all
-    blocks at once: mean = sum n_k mean_k / rows, M2 = sum M2_k + n_k (mean_k - mean)^2.
-    """
+def _merge_channels(partials, ld, rows, rows_per_block, to_m2, mean, m2):
+    """Write mean and M2 of channels, side by side, of which each block's mean is at ``partials[block * ld]``."""
     blocks = block_count(rows, rows_per_block)
-    mean = 0.0
+    mean[:] = 0
+    m2[:] = 0
     for block in range(blocks):
         count = min(rows_per_block, rows - block * rows_per_block)
-        mean += count * np.float64(partials[block * 2 * channels + c])
-    mean /= rows
-    m2 = 0.0
+        means = row(partials, ld, block, mean.size)
+        for c in range(mean.size):
+            mean[c] += count * np.float64(means[c])
+    for c in range(mean.size):
+        mean[c] /= rows
     for block in range(blocks):
         count = min(rows_per_block, rows - block * rows_per_block)
-        at = block * 2 * channels + c
-        m2 += partials[at + channels] + count * (partials[at] - mean) ** 2
-    return mean, m2
+        means, m2s = row(partials, ld, block, mean.size), row(partials[to_m2:], ld, block, mean.size)
+        for c in range(mean.size):
+            m2[c] += m2s[c] + count * (means[c] - mean[c]) ** 2
 
 
 CHANNEL_BLOCK = 16  # channels that one task merges: a cache line of float32
 
 
-@kernel("void(T[::1], i8, i8, T[::1], T[::1], f8, f8, T[::1], T[::1], T[::1], T[::1], T[::1], T[::1])", parallel=True)
+@kernel("void(T[::1], i8, i8, f8[::1], f8[::1])", parallel=True)
+def merge_statistics(partials, rows, rows_per_block, mean, m2):
+    """Merge the blocks of `batch_norm_statistics` to mean and M2 over all rows, f8[channels] each.
+
+    Chan, Golub and LeVeque, "Updating Formulae and a Pairwise Algorithm for Computing Sample Variances", 1979, for all
+    blocks at once: mean = sum n_k mean_k / rows, M2 = sum M2_k + n_k (mean_k - mean)^2.
+    """
+    channels = mean.size
+    for block in prange(block_count(channels, CHANNEL_BLOCK)):
+        first = np.int64(block) * CHANNEL_BLOCK
+        last = min(first + CHANNEL_BLOCK, channels)
+        _merge_channels(
+            partials[first:], 2 * channels, rows, rows_per_block, channels, mean[first:last], m2[first:last]
+        )
+
+
+@kernel("void(f8[::1], f8[::1], i8, T[::1], T[::1], f8, f8, T[::1], T[::1], T[::1], T[::1], T[::1], T[::1])")
 def batch_norm_finish(
-    partials, rows, rows_per_block, gamma, beta, eps, momentum, running_mean, running_var, mean, inv_std, scale,
-    shift,
-):  # fmt: skip
-    """Merge the blocks of `batch_norm_statistics`, update the running statistics, write what the other passes need.
+    batch_mean, m2, rows, gamma, beta, eps, momentum, running_mean, running_var, mean, inv_std, scale, shift
+):
+    """Update the running statistics and write what the other passes need, from those of `merge_statistics`.
 
     inv_std = 1 / sqrt(M2 / rows + eps), scale = gamma inv_std, shift = beta - mean scale; each T[channels]. One row
     has no unbiased variance, M2 / (rows - 1) = 0 / 0: there the running variance takes the biased one, 0.
     """
-    channels = gamma.size
-    for block in prange(block_count(channels, CHANNEL_BLOCK)):
-        first = np.int64(block) * CHANNEL_BLOCK
-        for c in range(first, min(first + CHANNEL_BLOCK, channels)):
-            batch_mean, m2 = _merged(partials, rows, rows_per_block, channels, c)
-            batch_inv_std = 1 / math.sqrt(m2 / rows + eps)
-            mean[c] = batch_mean
-            inv_std[c] = batch_inv_std
-            scale[c] = gamma[c] * batch_inv_std
-            shift[c] = beta[c] - batch_mean * gamma[c] * batch_inv_std
-            running_mean[c] = (1 - momentum) * running_mean[c] + momentum * batch_mean
-            running_var[c] = (1 - momentum) * running_var[c] + momentum * m2 / max(rows - 1, 1)
+    for c in range(gamma.size):
+        batch_inv_std = 1 / math.sqrt(m2[c] / rows + eps)
+        mean[c] = batch_mean[c]
+        inv_std[c] = batch_inv_std
+        scale[c] = gamma[c] * batch_inv_std
+        shift[c] = beta[c] - batch_mean[c] * gamma[c] * batch_inv_std
+        running_mean[c] = (1 - momentum) * running_mean[c] + momentum * batch_mean[c]
+        running_var[c] = (1 - momentum) * running_var[c] + momentum * m2[c] / max(rows - 1, 1)
 
 
 @kernel("void(T[::1], T[::1], T[::1], T[::1], f8, T[::1], T[::1])")

@@ -247,6 +247,13 @@ def batch_norm_on_load():
     return _head(layers.add(y, layers.max_pool(layers.relu(x), 2)))
 
 
+def batch_norm_before_winograd():
+    """Wide enough that the 3x3 convolution takes it on load; what it normalizes is read once more."""
+    x = layers.conv(_stem(), 16, 1, bias=False, name="wide")
+    y = layers.conv(layers.relu(layers.batch_norm(x, name="bn")), 16, 3, name="conv")
+    return _head(layers.add(y, x))
+
+
 def batch_norm_before_1x1():
     """Without a ReLU there is nothing that the load of a convolution could apply."""
     return _head(layers.conv(layers.batch_norm(_stem(), name="bn"), 5, 1, name="conv"))
@@ -286,5 +293,5 @@ DELICATE = [
     input_added_to_its_batch_norm, read_by_three, rectified_after_it_was_saved, chain_in_place, dead_branch,
     batch_norm_read_twice, both_terms_are_batch_norms, concatenated_with_itself, term_of_two_concatenations,
     dense_block, rectified_concatenation, linear_and_concatenation, concatenation_and_linear, batch_norm_on_load,
-    batch_norm_before_1x1, residual_before_1x1, residual_before_pool, shortcut_read_again,
+    batch_norm_before_winograd, batch_norm_before_1x1, residual_before_1x1, residual_before_pool, shortcut_read_again,
 ]  # fmt: skip

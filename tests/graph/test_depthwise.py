@@ -75,7 +75,7 @@ def test_batch_norms_around_it_are_fused():
         assert isinstance(batch_norm, BatchNorm)
         assert depthwise.collects_statistics
         assert depthwise.applies_batch_norm
-        assert batch_norm.borrows == ("statistics",)
+        assert batch_norm.borrows == ((depthwise, "statistics"),)
         assert batch_norm.deferred
     assert not any(node.operator.collects_statistics for node in fuse_batch_norm_relu(separable_graph()).nodes
                    if isinstance(node.operator, Depthwise))  # fmt: skip

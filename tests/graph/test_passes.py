@@ -61,7 +61,7 @@ def test_nodes_of_the_networks(name, before, after):
     assert count_kinds(rewrite(graph)) == after
 
 
-@pytest.mark.parametrize("name", ["vgg16_bn", "resnet18"])
+@pytest.mark.parametrize("name", ["vgg16_bn", "resnet18", "densenet121"])
 def test_rewritten_networks_compute_the_same(name):
     """In float64: loss, logits, every gradient, running statistics and inference, with dropout."""
     results = []
@@ -178,22 +178,47 @@ def test_statistics_are_collected_by_convolutions_alone():
     assert (borrowers, collectors) == (["after_convolution"], ["conv"])
 
 
+def test_a_dense_block_measures_each_channel_once():
+    """Each layer's first batch norm knows what the one before it read, and gets what the layer between has made."""
+    graph = collect_statistics(random_graphs.dense_block())
+    operators = {node.name: node.operator for node in graph.nodes}
+    expected = {
+        "norm0.1": [(8, "stem", "statistics")],
+        "norm1.1": [(8, "norm0.1", "moments"), (3, "conv0.2", "statistics")],
+        "norm2.1": [(11, "norm1.1", "moments"), (3, "conv1.2", "statistics")],
+        "norm": [(14, "norm2.1", "moments"), (3, "conv2.2", "statistics")],
+    }
+    for name, parts in expected.items():
+        assert operators[name].parts == tuple((n, (operators[lender], array)) for n, lender, array in parts)
+
+
+def test_statistics_of_parts_that_nobody_measured():
+    """A batch norm takes those of a pool's output itself, beside those of a convolution's."""
+    x = stem()
+    both = layers.concatenate(layers.max_pool(x, 2), layers.conv(x, 5, 3, stride=2, name="conv"))
+    graph = collect_statistics(layers.batch_norm(both, name="bn").graph)
+    operators = {node.name: node.operator for node in graph.nodes}
+    assert operators["bn"].parts == ((4, None), (5, (operators["conv"], "statistics")))
+    assert operators["bn"].borrows == ((operators["conv"], "statistics"),)
+
+
 @pytest.mark.parametrize(
-    ("kernel", "relu", "residual", "again", "deferred"),
+    ("kernel", "channels", "relu", "residual", "again", "deferred"),
     [
-        (1, True, False, False, True),
-        (3, True, False, False, False),  # each value would be normalized nine times
-        (1, False, False, False, False),
-        (1, True, True, False, False),
-        (1, True, False, True, False),  # somebody else reads the normalized tensor
+        (1, 4, True, False, False, True),
+        (3, 4, True, False, False, False),  # by im2col, which would normalize each value nine times
+        (3, 16, True, False, False, True),  # by Winograd's algorithm
+        (1, 4, False, False, False, False),
+        (1, 4, True, True, False, False),
+        (1, 4, True, False, True, False),  # somebody else reads the normalized tensor
     ],
 )
-def test_batch_norm_on_load(kernel, relu, residual, again, deferred):
-    x = stem()
-    y = layers.batch_norm(layers.conv(x, 4, 3, name="conv"), name="bn")
+def test_batch_norm_on_load(kernel, channels, relu, residual, again, deferred):
+    x = stem(channels)
+    y = layers.batch_norm(layers.conv(x, channels, 3, name="conv"), name="bn")
     y = layers.add(y, x) if residual else y
     y = layers.relu(y) if relu else y
-    z = layers.conv(y, 4, kernel, name="reader")
+    z = layers.conv(y, channels, kernel, name="reader")
     graph = (layers.add(z, y) if again else z).graph
     graph = rewrite(graph, (fuse_batch_norm_add, fuse_batch_norm_relu, apply_batch_norm_on_load))
     nodes = {node.name: node.operator for node in graph.nodes}

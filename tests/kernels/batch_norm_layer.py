@@ -10,6 +10,7 @@ from cnnzoo.kernels.batch_norm import (
     batch_norm_backward_sums,
     batch_norm_finish,
     batch_norm_statistics,
+    merge_statistics,
     normalize_forward,
 )
 from cnnzoo.kernels.blocks import block_count, block_rows
@@ -29,9 +30,11 @@ def statistics(x, rows_per_block):
 
 def finished(partials, rows, rows_per_block, gamma, beta, running_mean, running_var, momentum=0.1):
     """Return mean, inv_std, scale and shift; the running statistics are updated in place."""
+    moments = np.full((2, gamma.size), np.nan)
+    merge_statistics(partials.reshape(-1), rows, rows_per_block, *moments)
     results = np.full((4, gamma.size), np.nan, gamma.dtype)
     running = running_mean, running_var
-    batch_norm_finish(partials.reshape(-1), rows, rows_per_block, gamma, beta, EPS, momentum, *running, *results)
+    batch_norm_finish(*moments, rows, gamma, beta, EPS, momentum, *running, *results)
     return results
 
 

@@ -4,7 +4,7 @@ import numpy as np
 
 from cnnzoo.graph.initializers import ones, zeros
 from cnnzoo.graph.ledger import Pass
-from cnnzoo.graph.operator import Buffer, Context, Operator, Parameter, Requirements
+from cnnzoo.graph.operator import Buffer, Context, Loan, Operator, Parameter, Requirements
 from cnnzoo.graph.tensor import Extent
 from cnnzoo.kernels.batch_norm import (
     batch_norm_backward,
@@ -13,6 +13,7 @@ from cnnzoo.kernels.batch_norm import (
     batch_norm_finish,
     batch_norm_inference,
     batch_norm_statistics,
+    merge_statistics,
     normalize_forward,
 )
 from cnnzoo.kernels.blocks import block_count, block_rows
@@ -32,6 +33,11 @@ class BatchNorm(Operator):
     name : str
     channels : int
     eps, momentum : float
+
+    Attributes
+    ----------
+    parts : tuple of (int, Loan or None)
+        Of each part of the input its channels and where its statistics are known from; set by a pass.
     """
 
     saves_inputs = (0,)
@@ -42,6 +48,7 @@ class BatchNorm(Operator):
         super().__init__(name)
         self.eps, self.momentum = eps, momentum
         self.add = self.relu = False
+        self.parts: tuple[tuple[int, Loan | None], ...] = ((channels, None),)
         self.parameters = (Parameter("weight", (channels,), ones), Parameter("bias", (channels,), zeros))
         self.buffers = (Buffer("running_mean", channels, 0.0), Buffer("running_var", channels, 1.0))
 
@@ -60,6 +67,7 @@ class BatchNorm(Operator):
         if training:
             partials = block_count(rows, block_rows(channels)) * 2 * channels
             needs.kept |= {"mean": (channels, None), "inv_std": (channels, None)}
+            needs.kept["moments"] = (2 * channels, np.dtype(np.float64))
             needs.forward_scratch = partials  # not needed where the statistics can be borrowed
             needs.backward_scratch = partials + 3 * channels
         return needs
@@ -75,15 +83,10 @@ class BatchNorm(Operator):
         gamma, beta = c.weights["weight"], c.weights["bias"]
         running_mean, running_var = c.buffers["running_mean"], c.buffers["running_var"]
         if c.training:
-            if "statistics" in c.borrowed:
-                partials, producer = c.borrowed["statistics"]
-                rows_per_block = producer.forward.statistics_rows
-            else:
-                partials, rows_per_block = c.scratch, block_rows(x.channels)
-                batch_norm_statistics(x.data, x.ld, x.rows, x.channels, rows_per_block, partials)
+            self._measure(c)
             batch_norm_finish(
-                partials, x.rows, rows_per_block, gamma, beta, self.eps, self.momentum, running_mean, running_var,
-                c.kept["mean"], c.kept["inv_std"], scale, shift,
+                *np.split(c.kept["moments"], 2), x.rows, gamma, beta, self.eps, self.momentum,
+                running_mean, running_var, c.kept["mean"], c.kept["inv_std"], scale, shift,
             )  # fmt: skip
         else:
             batch_norm_inference(gamma, beta, running_mean, running_var, self.eps, scale, shift)
@@ -94,6 +97,24 @@ class BatchNorm(Operator):
             x.data, x.ld, scale, shift, residual.data, residual.ld, y.data, y.ld, x.rows, x.channels,
             self.add, self.relu,
         )  # fmt: skip
+
+    def _measure(self, c: Context) -> None:
+        """Write mean and M2 of the batch: of each part those that are known, or measured by its producer, or here."""
+        x, first = c.x[0], 0
+        mean, m2 = np.split(c.kept["moments"], 2)
+        for channels, loan in self.parts:
+            part = slice(first, first + channels)
+            lent = c.borrowed.get(loan) if loan else None
+            if lent and loan and loan.name == "moments":
+                mean[part], m2[part] = np.split(lent.array, 2)
+            else:
+                if lent:
+                    partials, rows_per_block = lent.array, lent.state.forward.statistics_rows
+                else:
+                    partials, rows_per_block = c.scratch, block_rows(channels)
+                    batch_norm_statistics(x.data[first:], x.ld, x.rows, channels, rows_per_block, partials)
+                merge_statistics(partials, x.rows, rows_per_block, mean[part], m2[part])
+            first += channels
 
     def backward(self, c: Context) -> None:
         x, y, dy, dx = c.x[0], c.y, c.dy, c.dx[0]

@@ -91,7 +91,7 @@ class WeightedSum(Operator):
     def _prologue(self, c: Context) -> Prologue | None:
         if not self.applies_batch_norm:
             return None
-        coefficients, _ = c.borrowed["coefficients"]
+        (coefficients,) = (lent.array for lent in c.borrowed.values())
         return Prologue(SCALE_SHIFT_RELU, coefficients, coefficients, 0)
 
     def forward(self, c: Context) -> None:
