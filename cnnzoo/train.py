@@ -50,6 +50,7 @@ def train(arguments: Sequence[str] | None) -> None:
             # Before numba is imported, with the trainer, so that they may be more than the cores.
             set_num_threads(config.threads)
         from cnnzoo.graph.ledger import Ledger
+        from cnnzoo.kernels.compile import before_compiling
         from cnnzoo.profiling import describe_ledger, ledger_to_plain
         from cnnzoo.training.progress import Progress
         from cnnzoo.training.trainer import Trainer
@@ -60,12 +61,19 @@ def train(arguments: Sequence[str] | None) -> None:
             except FinishedError as error:
                 print(json.dumps({"folder": error.folder, "finished": True}) if parsed.json else error)
                 return
+
+            def compile_missing() -> None:
+                signals.stop = None  # there is no step to finish
+                progress.compile_missing(trainer.config)
+                signals.stop = trainer.stop
+
             signals.stop = trainer.stop
-            trainer.plan()
-            if signals.received is not None:
-                raise Interrupt("interrupted before the first step", signals.received)
-            ledger = trainer.net.ledger = Ledger() if parsed.profile else None
-            history = trainer.fit()
+            with before_compiling(compile_missing):
+                trainer.plan()
+                if signals.received is not None:
+                    raise Interrupt("interrupted before the first step", signals.received)
+                ledger = trainer.net.ledger = Ledger() if parsed.profile else None
+                history = trainer.fit()
             signals.stop = None
     if history.test is None and signals.received is not None:
         raise Interrupt(_describe_interrupt(trainer, history), signals.received)

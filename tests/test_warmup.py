@@ -1,9 +1,13 @@
 """Compiling ahead: what a run needs is known without running it, compiled in other processes, and found by the run."""
 
+import io
 import json
+import multiprocessing
 import os
+import re
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -12,7 +16,8 @@ from cnnzoo import warmup
 from cnnzoo.config import RunConfig
 from cnnzoo.kernels.compile import Request, record_requests
 from cnnzoo.kernels.elementwise import add_forward
-from cnnzoo.training.compilation import list_requests
+from cnnzoo.training import progress
+from cnnzoo.training.compilation import compile_ahead, list_requests
 
 
 def test_nothing_runs_while_requests_are_recorded():
@@ -53,6 +58,62 @@ def test_what_was_compiled_ahead_is_all_that_a_step_needs(tmp_path):
     assert used
     assert set(used) <= {k["name"] for k in kernels}
     assert set(used.values()) == {"True"}
+
+
+_PREPARE = """
+import numpy as np
+from cnnzoo.kernels.compile import Request, before_compiling
+from cnnzoo.kernels.elementwise import add_forward, copy_rows
+x = np.ones(4, np.float32)
+request = Request(add_forward.__module__, "add_forward", "float32")
+with before_compiling(lambda: print("prepared", request.mark.exists())):
+    add_forward(x, 4, x, 4, x, 4, 1, 4)
+    copy_rows(x, 4, np.ones(4, np.float32), 4, 1, 4, True)
+print(x[0])
+"""
+
+
+def test_the_first_kernel_that_is_not_cached_is_prepared_for_once(tmp_path):
+    environment = os.environ | {"CNNZOO_CACHE_DIR": str(tmp_path)}
+    command = [sys.executable, "-c", _PREPARE]
+    for expected in ("prepared False\n2.0\n", "2.0\n"):
+        run = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
+        assert run.stdout == expected
+
+
+def test_processes_end_with_the_loop_that_waits_for_them():
+    request = Request("cnnzoo.kernels.elementwise", "add_forward", "float32")
+    compilations = compile_ahead([request] * 40, processes=2)
+    assert next(compilations).name == "add_forward"
+    started = multiprocessing.active_children()
+    assert started
+    compilations.close()
+    deadline = time.monotonic() + 30
+    while set(multiprocessing.active_children()) & set(started) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert not set(multiprocessing.active_children()) & set(started)
+
+
+def test_what_is_missing_is_compiled_with_a_word(monkeypatch):
+    requests = [Request("module", name, "float32") for name in ("one", "two")]
+    monkeypatch.setattr(progress, "list_missing", lambda config: requests)
+    monkeypatch.setattr(progress, "compile_ahead", lambda requests, processes: iter(requests))
+    output = io.StringIO()
+    progress.Progress(output, io.StringIO()).compile_missing(RunConfig(model="lenet5"))
+    first, second = output.getvalue().splitlines()
+    assert first == "kernels: 2 to compile for this processor; they are kept for later runs"
+    assert re.fullmatch(r"kernels: compiled in 0\.\d s", second)
+
+
+def test_run_goes_on_where_no_processes_can_be_had(monkeypatch):
+    def fail(requests, processes):
+        raise OSError("no semaphores")
+
+    monkeypatch.setattr(progress, "list_missing", lambda config: [Request("module", "one", "float32")])
+    monkeypatch.setattr(progress, "compile_ahead", fail)
+    output = io.StringIO()
+    progress.Progress(output, io.StringIO()).compile_missing(RunConfig(model="lenet5"))
+    assert output.getvalue().endswith("kernels: no semaphores; each is compiled when it is called first\n")
 
 
 def test_requests_follow_the_settings():

@@ -123,6 +123,11 @@ class Request(NamedTuple):
     name: str
     dtype: str
 
+    @property
+    def mark(self) -> Path:
+        """The empty file that says that the cache has it."""
+        return cache_directory() / f"{self.module}.{self.name}.{self.dtype}"
+
 
 _requests: set[Request] | None = None
 
@@ -136,6 +141,20 @@ def record_requests() -> Iterator[set[Request]]:
         yield _requests
     finally:
         _requests = previous
+
+
+_prepare: Callable[[], None] | None = None
+
+
+@contextmanager
+def before_compiling(prepare: Callable[[], None]) -> Iterator[None]:
+    """While this lasts, `prepare` is called once, before the first kernel that the cache lacks is compiled."""
+    global _prepare  # noqa: PLW0603
+    previous, _prepare = _prepare, prepare
+    try:
+        yield
+    finally:
+        _prepare = previous
 
 
 def fulfill(request: Request) -> Compilation:
@@ -182,6 +201,11 @@ class Kernel:
 
     def compile(self, dtype: np.dtype) -> Compilation:
         """Compile for one real type, or load what an earlier process compiled."""
+        global _prepare
+        mark = Request(self.__module__, self.__name__, np.dtype(dtype).name).mark
+        if _prepare is not None and not mark.exists():
+            prepare, _prepare = _prepare, None
+            prepare()
         start = time.perf_counter()
         if not self._compiled:
             self._dispatcher = self._make_dispatcher()
@@ -194,6 +218,7 @@ class Kernel:
         finally:
             self._dispatcher.disable_compile(True)
         self._compiled.add(np.dtype(dtype))
+        mark.touch()
         loaded = sum(self._dispatcher.stats.cache_hits.values()) > hits
         return Compilation(self.__module__, self.__name__, np.dtype(dtype).name, time.perf_counter() - start, loaded)
 

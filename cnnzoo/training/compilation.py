@@ -9,6 +9,7 @@ import numpy as np
 from cnnzoo.config import RunConfig
 from cnnzoo.data import Augmentation, Batches
 from cnnzoo.data.dataset import Split
+from cnnzoo.interrupts import interrupts_held_back
 from cnnzoo.kernels.arena import sum_squares
 from cnnzoo.kernels.compile import Compilation, Request, fulfill, record_requests
 from cnnzoo.kernels.cross_entropy import cross_entropy
@@ -51,9 +52,27 @@ def list_requests(config: RunConfig) -> list[Request]:
     return sorted(requests, key=lambda request: (request.name not in _LONGEST, request))
 
 
+def list_missing(config: RunConfig) -> list[Request]:
+    """Return those of `list_requests` that the cache lacks."""
+    return [request for request in list_requests(config) if not request.mark.exists()]
+
+
 def compile_ahead(requests: Iterable[Request], processes: int) -> Iterator[Compilation]:
-    """Compile, or load, in so many processes, and yield what each compilation took as it ends."""
+    """Compile, or load, in so many processes, and yield what each compilation took as it ends.
+
+    Ctrl-C reaches the caller alone. Where that, or anything else, ends the caller's loop early, the processes end.
+    """
     context = multiprocessing.get_context("spawn")  # a fork of a process whose OpenMP has started cannot use it
-    with ProcessPoolExecutor(processes, context) as pool:
-        for done in as_completed([pool.submit(fulfill, request) for request in requests]):
+    others = multiprocessing.active_children()
+    pool = ProcessPoolExecutor(processes, context)
+    try:
+        with interrupts_held_back():
+            futures = [pool.submit(fulfill, request) for request in requests]
+        for done in as_completed(futures):
             yield done.result()
+    except BaseException:
+        pool.shutdown(wait=False, cancel_futures=True)
+        for process in set(multiprocessing.active_children()) - set(others):
+            process.terminate()
+        raise
+    pool.shutdown()

@@ -2,11 +2,14 @@
 
 import sys
 import time
+from concurrent.futures import BrokenExecutor
 from typing import TYPE_CHECKING, Literal, TextIO
 
 from tqdm import tqdm
 
-from cnnzoo.threads import get_num_threads
+from cnnzoo.config import RunConfig
+from cnnzoo.threads import count_cores, get_num_threads
+from cnnzoo.training.compilation import compile_ahead, list_missing
 from cnnzoo.training.forecast import Forecast, format_bytes
 from cnnzoo.training.history import EpochRecord, History
 from cnnzoo.training.metrics import Tally
@@ -16,6 +19,7 @@ if TYPE_CHECKING:
     from cnnzoo.training.trainer import Trainer
 
 _BAR = "{desc} {percentage:3.0f}%|{bar}| {rate_noinv_fmt}{postfix}"  # fits 80 columns
+_COUNT = "{desc} {n}/{total}|{bar}|"
 
 # Of an image that is evaluated, relative to one that is trained on: one pass instead of three.
 _EVALUATION_COST = 1 / 3
@@ -42,6 +46,19 @@ class Progress(Observer):
         self._images = {"train": 0, "validation": 0, "test": 0}
         self._split = "train"
         self._clock = _Clock()
+
+    def compile_missing(self, config: RunConfig) -> None:
+        """Compile what a run calls and the cache lacks, on all cores, and say so."""
+        requests, start = list_missing(config), time.perf_counter()
+        self._print(f"kernels: {len(requests)} to compile for this processor; they are kept for later runs")
+        try:
+            with open_bar("compiling", len(requests), self._terminal, _COUNT) as bar:
+                for _ in compile_ahead(requests, min(count_cores(), len(requests))):
+                    bar.update()
+        except (OSError, BrokenExecutor) as error:
+            self._print(f"kernels: {error}; each is compiled when it is called first")
+        else:
+            self._print(f"kernels: compiled in {format_seconds(time.perf_counter() - start)}")
 
     def plan_started(self, trainer: "Trainer") -> None:
         """Print the network and the data."""
@@ -186,17 +203,17 @@ class Progress(Observer):
             self._bar.update(tally.images - self._bar.n)
 
 
-def open_bar(title: str, images: int, terminal: TextIO) -> tqdm:
-    """Return a bar over `images` images; it shows on a terminal alone, and goes when it is closed."""
+def open_bar(title: str, total: int, terminal: TextIO, layout: str = _BAR) -> tqdm:
+    """Return a bar over so many images, or other things; it shows on a terminal alone, and goes when it is closed."""
     return tqdm(
         desc=title,
-        total=images,
+        total=total,
         unit=" images",
         file=terminal,
         disable=not terminal.isatty(),
         leave=False,
         dynamic_ncols=True,
-        bar_format=_BAR,
+        bar_format=layout,
     )
 
 
