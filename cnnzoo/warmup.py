@@ -13,7 +13,7 @@ from cnnzoo.errors import ConfigError
 from cnnzoo.threads import count_cores
 
 if TYPE_CHECKING:
-    from cnnzoo.kernels.compile import Compilation
+    from cnnzoo.kernels.compile import Compilation, Request
 
 _DESCRIPTION = """Compile all that training and testing a network calls, in parallel, and keep it in the cache.
 
@@ -48,15 +48,20 @@ def warmup(arguments: Sequence[str] | None) -> None:
     start = time.perf_counter()
     said = {name: value for name, value in vars(parsed).items() if name in list_settings()}
     models = [said.pop("model")] if "model" in said else list_models()
-    requests = dict.fromkeys(r for name in models for r in list_requests(RunConfig.from_dict(said | {"model": name})))
+    needed: dict[Request, list[str]] = {}  # by which networks
+    for name in models:
+        for request in list_requests(RunConfig.from_dict(said | {"model": name})):
+            needed.setdefault(request, []).append(name)
     listed = time.perf_counter()
-    done = sorted(compile_ahead(requests, parsed.processes), key=lambda compilation: -compilation.seconds)
+    compiled = sorted(compile_ahead(needed, parsed.processes), key=lambda compilation: -compilation.seconds)
+    done = [(compilation, needed[compilation.request]) for compilation in compiled]
     ended = time.perf_counter()
     if parsed.json:
         result = {"listing_seconds": listed - start, "seconds": ended - start, "processes": parsed.processes}
-        print(json.dumps(result | {"kernels": [dataclasses.asdict(compilation) for compilation in done]}))
+        kernels = [dataclasses.asdict(compilation) | {"networks": networks} for compilation, networks in done]
+        print(json.dumps(result | {"kernels": kernels}))
     else:
-        print(*_describe(done), sep="\n")
+        print(*_describe(done, len(models)), sep="\n")
         print(f"{ended - start:.1f} s in {parsed.processes} processes, {listed - start:.1f} s of it to list them")
 
 
@@ -76,12 +81,14 @@ def _make_parser() -> Parser:
     return parser
 
 
-def _describe(done: Sequence["Compilation"]) -> list[str]:
-    rows = [["kernel", "type", "seconds", ""]]
-    rows += [[c.name, c.dtype, f"{c.seconds:.2f}", "from the cache" if c.loaded else ""] for c in done]
-    compiled = [c for c in done if not c.loaded]
+def _describe(done: Sequence[tuple["Compilation", list[str]]], models: int) -> list[str]:
+    rows = [["kernel", "type", "for", "seconds", ""]]
+    for c, networks in done:
+        users = "all" if len(networks) == models > 1 else " ".join(networks)
+        rows.append([c.name, c.dtype, users, f"{c.seconds:.2f}", "from the cache" if c.loaded else ""])
+    compiled = [c for c, _ in done if not c.loaded]
     return [
-        *align(rows, left=2),
+        *align(rows, left=3),
         f"{len(compiled)} compiled in {sum(c.seconds for c in compiled):.1f} s of computing, "
         f"{len(done) - len(compiled)} loaded",
     ]

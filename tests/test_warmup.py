@@ -52,7 +52,7 @@ def test_what_was_compiled_ahead_is_all_that_a_step_needs(tmp_path):
     kernels = json.loads(run.stdout)["kernels"]
     assert {k["name"] for k in kernels} >= {"correlate", "correlate_weights", "max_pool_forward", "sgd_update"}
     assert not any(k["loaded"] for k in kernels)
-    assert all(k["seconds"] > 0 and k["dtype"] == "float32" for k in kernels)
+    assert all((k["dtype"], k["networks"]) == ("float32", ["lenet5"]) and k["seconds"] > 0 for k in kernels)
     step = subprocess.run([sys.executable, "-c", _RUN], capture_output=True, text=True, check=True, env=environment)
     used = dict(part.split(":") for part in step.stdout.split())
     assert used

@@ -115,6 +115,11 @@ class Compilation:
     seconds: float
     loaded: bool
 
+    @property
+    def request(self) -> "Request":
+        """What it fulfills."""
+        return Request(self.module, self.name, self.dtype)
+
 
 class Request(NamedTuple):
     """A kernel, by the names of its module and its own, and the real type that it is wanted for."""
