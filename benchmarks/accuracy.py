@@ -2,18 +2,20 @@
 
 A run is the first steps of a training with the model's own recipe, from a seed of its own for weights, order of the
 images and dropout. Runs by two algorithms with one seed differ by rounding errors alone, which training amplifies; runs
-by one algorithm with two seeds show how much of a difference means nothing. The spread is the root mean square, over
-steps and pairs of runs, of the difference of two curves, each a moving average so that batches weigh little.
+by one algorithm with two seeds show how much of a difference means nothing. The distance of two curves, each a moving
+average so that batches weigh little, is taken at every step; means and largest values are over steps and pairs of runs.
 
-Results are kept by model, algorithm and seed: a campaign may be run in parts, each of which adds to the file.
+Results are kept by model, algorithm and seed, each as it is done; what the file holds is not run again. The bits of a
+run depend neither on the number of threads nor on what else the machine does, so that it may be busy meanwhile.
 """
 
 import itertools
 import math
+import statistics
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from tqdm import tqdm
 
@@ -29,6 +31,14 @@ if TYPE_CHECKING:
 
 ACCURACY_RESULTS = harness.RESULTS / "accuracy.json"
 WINDOW = 20  # steps of the moving average
+DIGITS = 7  # that are kept of a loss: as many as float32 tells apart
+
+
+class Spread(NamedTuple):
+    """How far pairs of smoothed curves are apart: over all steps and pairs, on average and at most."""
+
+    mean: float
+    largest: float
 
 
 def train(config: RunConfig, dataset: "Dataset", algorithm: str, seed: int, steps: int) -> list[float]:
@@ -59,7 +69,7 @@ def train(config: RunConfig, dataset: "Dataset", algorithm: str, seed: int, step
             raise DivergenceError(f"{config.model}, {algorithm}, seed {seed}, step {step}: expected a finite loss")
         net.backward(dlogits)
         optimizer.step()
-        losses.append(float(loss))
+        losses.append(float(f"{loss:.{DIGITS}g}"))
     return losses
 
 
@@ -70,7 +80,7 @@ def smooth(losses: Sequence[float], window: int) -> list[float]:
     return [(sums[i + window] - sums[i]) / window for i in range(len(losses) - window + 1)]
 
 
-def measure_spreads(runs: Mapping[tuple[str, int], Sequence[float]], window: int = WINDOW) -> dict[str, float | None]:
+def measure_spreads(runs: Mapping[tuple[str, int], Sequence[float]], window: int = WINDOW) -> dict[str, Spread | None]:
     """Return how far runs of one model are apart.
 
     Parameters
@@ -80,20 +90,19 @@ def measure_spreads(runs: Mapping[tuple[str, int], Sequence[float]], window: int
 
     Returns
     -------
-    dict of str to (float or None)
-        "between algorithms": of pairs with one seed; "between seeds": of pairs with one algorithm. None without such a
-        pair.
+    dict of str to (Spread or None)
+        "algorithms": of pairs with one seed; "seeds": of pairs with one algorithm. None without such a pair.
     """
     curves = {key: smooth(losses, window) for key, losses in runs.items()}
     pairs = list(itertools.combinations(curves, 2))
     kinds = {
-        "between algorithms": [(a, b) for a, b in pairs if a[1] == b[1]],
-        "between seeds": [(a, b) for a, b in pairs if a[0] == b[0]],
+        "algorithms": [(a, b) for a, b in pairs if a[1] == b[1]],
+        "seeds": [(a, b) for a, b in pairs if a[0] == b[0]],
     }
-    spreads: dict[str, float | None] = {}
+    spreads: dict[str, Spread | None] = {}
     for kind, chosen in kinds.items():
-        squares = [(p - q) ** 2 for a, b in chosen for p, q in zip(curves[a], curves[b], strict=True)]
-        spreads[kind] = math.sqrt(math.fsum(squares) / len(squares)) if squares else None
+        distances = [abs(p - q) for a, b in chosen for p, q in zip(curves[a], curves[b], strict=True)]
+        spreads[kind] = Spread(statistics.fmean(distances), max(distances)) if distances else None
     return spreads
 
 
@@ -104,20 +113,29 @@ def describe(results: Mapping[str, Mapping[str, Any]]) -> list[str]:
     for run in results.values():
         ends.append([run["model"], run["algorithm"], str(run["seed"]), f"{smooth(run['losses'], WINDOW)[-1]:.4f}"])
         models.setdefault(run["model"], {})[run["algorithm"], run["seed"]] = run["losses"]
-    spreads = [["model", "spread between algorithms", "spread between seeds", "ratio"]]
+    spreads = [["model", "distance", "between algorithms", "between seeds", "ratio"]]
     for model, runs in models.items():
-        values = list(measure_spreads(runs).values())
-        ratio = f"{values[0] / values[1]:.2f}" if values[0] is not None and values[1] else "-"
-        spreads.append([model, *("-" if value is None else f"{value:.4f}" for value in values), ratio])
-    return [*align(ends, left=2), "", *align(spreads, left=1)]
+        algorithms, seeds = measure_spreads(runs).values()
+        for name in Spread._fields:
+            values = [None if spread is None else getattr(spread, name) for spread in (algorithms, seeds)]
+            ratio = f"{values[0] / values[1]:.2f}" if values[0] is not None and values[1] else "-"
+            spreads.append([model, name, *("-" if value is None else f"{value:.4f}" for value in values), ratio])
+    return [*align(ends, left=2), "", *align(spreads, left=2)]
 
 
-def check_setting(path: str | Path, results: Mapping[str, Mapping[str, Any]], setting: Mapping[str, Any]) -> None:
-    """Raise `CnnzooError` where a file's runs were made with another setting: their curves could not be compared."""
-    for run in results.values():
-        if run.get("setting") != setting:
+def setting_of(config: RunConfig, dataset: str, steps: int) -> dict[str, Any]:
+    """Return what runs of a model have in common when their curves can be compared."""
+    names = ("batch_size", "lr", "momentum", "weight_decay", "augmentation")
+    return {"dataset": dataset, "steps": steps} | {name: getattr(config, name) for name in names}
+
+
+def check_settings(path: str | Path, settings: Mapping[str, Mapping[str, Any]]) -> None:
+    """Raise `CnnzooError` where a file's runs of a model were made with another setting than is asked for."""
+    for run in harness.read_results(path).values():
+        model, found = run.get("model"), run.get("setting")
+        if model in settings and found != settings[model]:
             raise CnnzooError(
-                f"{path}: expected runs with {dict(setting)}, found {run.get('setting')}; use another file"
+                f"{path}: expected runs of {model} with {dict(settings[model])}, found {found}; use another file"
             )
 
 
@@ -165,15 +183,18 @@ def run(arguments: Sequence[str] | None) -> None:
     name, folder = choose_dataset(None if parsed.data_dir else "synthetic", parsed.data_dir)
     options = {} if parsed.batch_size is None else {"batch_size": parsed.batch_size}
     configs = {model: RunConfig(model=model, **options) for model in models}
-    setting = {"dataset": name, "steps": parsed.steps, "batch_size": parsed.batch_size or "the recipe's"}
-    check_setting(parsed.json, harness.read_results(parsed.json), setting)
+    settings = {model: setting_of(configs[model], name, parsed.steps) for model in models}
+    check_settings(parsed.json, settings)
     dataset = load_dataset(name, folder)
-    campaign = list(itertools.product(models, algorithms, seeds))
-    for model, algorithm, seed in tqdm(campaign, file=sys.stderr, disable=not sys.stderr.isatty()):
+    campaign = list(itertools.product(models, seeds, algorithms))
+    for model, seed, algorithm in tqdm(campaign, file=sys.stderr, disable=not sys.stderr.isatty()):
+        key = f"{model} {algorithm} {seed}"
+        if key in harness.read_results(parsed.json):
+            continue
         losses = train(configs[model], dataset, algorithm, seed, parsed.steps)
-        found = {"model": model, "algorithm": algorithm, "seed": seed, "setting": setting, "losses": losses}
-        machine = {key: value for key, value in harness.describe(parsed.threads).items() if key != "command"}
-        harness.update_results(parsed.json, {f"{model} {algorithm} {seed}": found | {"machine": machine}})
+        found = {"model": model, "algorithm": algorithm, "seed": seed, "setting": settings[model], "losses": losses}
+        machine = {k: v for k, v in harness.describe(parsed.threads).items() if k not in ("command", "features")}
+        harness.update_results(parsed.json, {key: found | {"machine": machine}})
     print(*describe(harness.read_results(parsed.json)), sep="\n")
 
 

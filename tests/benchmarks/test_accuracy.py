@@ -13,27 +13,36 @@ def test_a_moving_average():
 
 
 def test_spreads():
-    runs = {("a", 0): [1.0, 2.0], ("b", 0): [1.0, 4.0], ("a", 1): [2.0, 3.0], ("b", 1): [2.0, 3.0]}
+    runs = {("a", 0): [1.0, 2.0], ("b", 0): [1.0, 4.0], ("a", 1): [2.0, 3.0], ("b", 1): [2.0, 3.5]}
     spreads = accuracy.measure_spreads(runs, window=1)
-    assert spreads["between algorithms"] == pytest.approx(1.0)  # of 0, 2, 0, 0
-    assert spreads["between seeds"] == pytest.approx(1.0)  # of 1, 1, 1, 1
-    assert accuracy.measure_spreads({("a", 0): [1.0]}) == {"between algorithms": None, "between seeds": None}
+    assert spreads["algorithms"] == pytest.approx((0.625, 2.0))  # of 0, 2, 0, 0.5
+    assert spreads["seeds"] == pytest.approx((0.875, 1.0))  # of 1, 1, 1, 0.5
+    assert accuracy.measure_spreads({("a", 0): [1.0]}) == {"algorithms": None, "seeds": None}
 
 
 def test_a_campaign_in_parts(tmp_path, capsys, monkeypatch):
+    trained = []
+
+    def train(config, dataset, algorithm, seed, steps):
+        trained.append((algorithm, seed))
+        return [float(seed)] * steps
+
     monkeypatch.setattr(harness, "use_threads", lambda count: None)
-    monkeypatch.setattr(accuracy, "train", lambda config, dataset, algorithm, seed, steps: [float(seed)] * steps)
+    monkeypatch.setattr(accuracy, "train", train)
     path = tmp_path / "accuracy.json"
     arguments = ["--models", "vgg16_bn", "--steps", "2", "--json", str(path)]
-    for seed in ("0", "1"):
-        assert accuracy.main([*arguments, "--seeds", seed]) == 0
+    for seeds in ("0", "0,1"):
+        assert accuracy.main([*arguments, "--seeds", seeds]) == 0
+    assert trained == [(algorithm, seed) for seed in (0, 1) for algorithm in ("winograd", "im2col")]  # each once
     results = json.loads(path.read_text())["results"]
     assert sorted(results) == [f"vgg16_bn {a} {seed}" for a in ("im2col", "winograd") for seed in (0, 1)]
     assert results["vgg16_bn im2col 1"]["losses"] == [1.0, 1.0]
+    assert results["vgg16_bn im2col 1"]["setting"]["batch_size"] == 128
     assert "command" not in results["vgg16_bn im2col 1"]["machine"]  # it would name the folder of the data
-    assert capsys.readouterr().out.splitlines()[-1].split() == ["vgg16_bn", "0.0000", "1.0000", "0.00"]
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()[-2:]]
+    assert lines == [["vgg16_bn", field, "0.0000", "1.0000", "0.00"] for field in ("mean", "largest")]
     assert accuracy.main([*arguments, "--batch-size", "8"]) == 1
-    assert "expected runs with" in capsys.readouterr().err
+    assert "expected runs of vgg16_bn with" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
