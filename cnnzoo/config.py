@@ -61,6 +61,9 @@ class RunConfig:
         None,
         choices=("im2col", "winograd", "dense", "depthwise"),
     )
+    tune: bool = declare(
+        "model", "choose the algorithms of convolutions by measurement, which the cache keeps for this machine", False
+    )
     init_from: str | None = declare(
         "model", "weights to start from: a safetensors file, or a folder of hexadecimal files", None
     )
@@ -197,6 +200,8 @@ class RunConfig:
             if name not in said:
                 object.__setattr__(self, name, chosen.get(name, setting.default))
             self._set(name, setting)
+        if self.tune and self.algorithm is not None:
+            raise ConfigError(f"tune: expected no algorithm with it, got {self.algorithm}")
         if self.nesterov and self.momentum == 0:
             raise ConfigError("nesterov: expected a momentum above 0 with it, got 0")
         base, top = self.base_momentum, self.top_momentum

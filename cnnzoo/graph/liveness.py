@@ -7,6 +7,8 @@ for these networks (Pisarchyk and Lee, "Efficient Memory Management for Deep Neu
 
 from dataclasses import dataclass
 
+import numpy as np
+
 ALIGNMENT = 64  # bytes: a cache line, and the widest vector
 
 
@@ -32,6 +34,13 @@ class Value:
     def read_at(self, step: int) -> None:
         """Keep the value alive up to `step`."""
         self.last = max(self.last, step)
+
+
+def aligned_zeros(size: int, dtype: np.dtype) -> np.ndarray:
+    """Return zeros, 1-d, that begin with a cache line."""
+    raw = np.zeros(size * dtype.itemsize + ALIGNMENT, np.uint8)
+    start = -raw.ctypes.data % ALIGNMENT
+    return raw[start : start + size * dtype.itemsize].view(dtype)
 
 
 def place(values: list[Value]) -> int:

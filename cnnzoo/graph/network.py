@@ -6,16 +6,16 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
 
-from cnnzoo.errors import ConfigError, ModelError, StateError, WeightsMismatchError, suggest
-from cnnzoo.graph.algorithms import NAMES, Passes, plan_algorithms
+from cnnzoo.errors import ConfigError, ModelError, StateError, WeightsMismatchError
 from cnnzoo.graph.initializers import random_key, stream
 from cnnzoo.graph.ledger import Ledger
-from cnnzoo.graph.liveness import ALIGNMENT
+from cnnzoo.graph.liveness import ALIGNMENT, aligned_zeros
 from cnnzoo.graph.operator import Operator, Parameter
-from cnnzoo.graph.operators.convolution import WeightedSum
 from cnnzoo.graph.passes import DEFAULT_PASSES
+from cnnzoo.graph.pinning import list_pins, pin, prefer
 from cnnzoo.graph.plan import OperatorArrays, Plan
 from cnnzoo.graph.tensor import Graph
+from cnnzoo.graph.tuning import Tuning, tune
 from cnnzoo.kernels.elementwise import nchw_to_nhwc
 
 _IGNORED = "num_batches_tracked"  # PyTorch's batch norms save it; nothing here depends on it
@@ -106,15 +106,41 @@ class Network:
     # Algorithms ------------------------------------------------------------------------------------------------------
 
     def algorithms(self) -> dict[str, list[str]]:
-        """Return what computes each convolution, its input's gradient and its weights', in the plans made so far.
+        """Return what computes each convolution, its input's gradient and its weights'.
 
-        Keys are "LAYER @IMAGES". The choice follows from the shapes alone unless something was pinned.
+        Keys are "LAYER @IMAGES": those that were tuned or pinned, and those of the plans made so far, whose choice
+        follows from the shapes alone unless something was pinned.
         """
-        return {
+        return list_pins(self.graph) | {
             f"{layer} @{images}": list(passes)
             for (images, _), plan in self._plans.items()
             for layer, passes in plan.algorithms().items()
         }
+
+    def tune(self, images: int, progress: Callable[[int, int], None] | None = None) -> Tuning:
+        """Choose the algorithms for batches of so many images by measurement instead of the cost table, and pin them.
+
+        Each distinct convolution is measured, pass by pass, with every algorithm that accepts it, by the threads that
+        compute now. Times are kept in the cache folder for this machine, number of threads and these kernels.
+
+        Parameters
+        ----------
+        images : int
+            At least 1. Batches of other sizes have what the cost table says.
+        progress : callable, optional
+            Called with the passes measured so far and those to measure. What it raises ends the measurement; the times
+            so far are kept, and nothing is pinned.
+
+        Raises
+        ------
+        ConfigError
+            `images` is no number of images, or an algorithm is wanted by name.
+        """
+        if not isinstance(images, int | np.integer) or images < 1:
+            raise ConfigError(f"images: expected a whole number of 1 or more, got {images!r}")
+        tuning = tune(self.graph, int(images), self.dtype, progress)
+        self.pin_algorithms(tuning.algorithms)
+        return tuning
 
     def pin_algorithms(self, chosen: Mapping[str, Sequence[str]]) -> None:
         """Use what `algorithms` returned, for those layers and numbers of images; before any of them is run.
@@ -124,20 +150,8 @@ class Network:
         StateError
             There is no such layer, or no such choice for it.
         """
-        nodes = {node.operator.name: node for node in self.graph.nodes}
-        pins = []
-        for key, names in chosen.items():
-            layer, _, images = key.rpartition(" @")
-            operator = nodes[layer].operator if layer in nodes and images.isdecimal() else None
-            if not isinstance(operator, WeightedSum) or len(names) != len(Passes._fields):
-                raise StateError(f"algorithms: expected those of a convolution of {self.name}, got {key}: {names}")
-            shape = operator.shape(int(images), nodes[layer].inputs[0].extent)
-            plan_algorithms(shape, Passes(*names), self.dtype)
-            pins.append((operator, int(images), Passes(*names)))
-        for operator, count, passes in pins:
-            operator.pinned_algorithms[count] = passes
-        self._plans.clear()
-        self._pending = None
+        pin(self.graph, chosen, self.dtype)
+        self._forget_plans()
 
     def prefer_algorithm(self, name: str | None) -> None:
         """Use one algorithm wherever it accepts the shape; None: the one that the cost table says. Pins are undone.
@@ -147,12 +161,10 @@ class Network:
         ConfigError
             There is none of that name.
         """
-        if name is not None and name not in NAMES:
-            raise ConfigError(f"algorithm: expected one of {', '.join(NAMES)}, got {name!r}{suggest(str(name), NAMES)}")
-        for node in self.graph.nodes:
-            if isinstance(node.operator, WeightedSum):
-                node.operator.wanted_algorithm = name
-                node.operator.pinned_algorithms.clear()
+        prefer(self.graph, name)
+        self._forget_plans()
+
+    def _forget_plans(self) -> None:
         self._plans.clear()
         self._pending = None
 
@@ -279,7 +291,7 @@ class Network:
             for bound in self._plans.values():
                 bound.unbind()
             self._arena = np.empty(0, np.uint8)  # the old arena is freed before there is a new one
-            self._arena = _aligned_zeros(plan.arena_bytes, np.dtype(np.uint8))
+            self._arena = aligned_zeros(plan.arena_bytes, np.dtype(np.uint8))
         plan.bind(self._arena, self._arrays)
         return plan
 
@@ -349,8 +361,8 @@ class Network:
                     raise ModelError(f"{self.name}: expected each parameter's name once, got two of {name}")
                 slots[name] = _Slot(parameter, size)
                 size += -(-parameter.size // line) * line
-        self.parameter_arena = _aligned_zeros(size, self.dtype)
-        self.gradient_arena = _aligned_zeros(size, self.dtype)
+        self.parameter_arena = aligned_zeros(size, self.dtype)
+        self.gradient_arena = aligned_zeros(size, self.dtype)
         for operator in operators:
             own = {p.name: slots[f"{operator.name}.{p.name}"] for p in operator.parameters}
             buffers = {b.name: np.full(b.size, b.initial, self.dtype) for b in operator.buffers}
@@ -373,9 +385,3 @@ def _real_type(dtype: str | np.dtype) -> np.dtype:
     if name not in ("float32", "float64"):
         raise ConfigError(f"dtype: expected float32 or float64, got {name}")
     return np.dtype(name)
-
-
-def _aligned_zeros(size: int, dtype: np.dtype) -> np.ndarray:
-    raw = np.zeros(size * dtype.itemsize + ALIGNMENT, np.uint8)
-    start = -raw.ctypes.data % ALIGNMENT
-    return raw[start : start + size * dtype.itemsize].view(dtype)

@@ -82,8 +82,8 @@ def count_memory(state: RunState, config: RunConfig, batch_size: int) -> int:
     return arena + weights + kept + copies + batches + KERNELS
 
 
-def check_memory(state: RunState, config: RunConfig, num_images: int) -> tuple[int, int | None]:
-    """Return the bytes that a run will allocate, and those that are free.
+def check_memory(state: RunState, config: RunConfig, num_images: int) -> Forecast:
+    """Return what a run will allocate, and what is free.
 
     Parameters
     ----------
@@ -113,7 +113,7 @@ def check_memory(state: RunState, config: RunConfig, num_images: int) -> tuple[i
             f"batch_size: expected batches for which the {format_bytes(free)} of free memory suffice, "
             f"got {batch_size}, which take {format_bytes(memory)}; {advice}"
         )
-    return memory, free
+    return Forecast(memory=memory, free_memory=free)
 
 
 def measure_step(state: RunState, take_step: Callable[[int], object], num_steps: int) -> tuple[float, int]:

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Literal
 
+from cnnzoo.graph.tuning import Tuning
 from cnnzoo.training.history import EpochRecord, History
 from cnnzoo.training.metrics import Metrics, Tally
 
@@ -15,6 +16,12 @@ class Observer:
 
     def plan_started(self, trainer: "Trainer") -> None:
         """What the run will take is about to be measured."""
+
+    def tuning_advanced(self, done: int, total: int) -> None:
+        """So many of the passes whose algorithms are chosen by measurement are measured; 0 at first."""
+
+    def tuning_done(self, tuning: Tuning) -> None:
+        """The algorithms are chosen."""
 
     def run_started(self, trainer: "Trainer", history: History) -> None:
         """All is ready, the run's folder is made."""
@@ -56,6 +63,8 @@ class Observers(Observer):
         self.observers = observers
 
     plan_started = _pass_on("plan_started")
+    tuning_advanced = _pass_on("tuning_advanced")
+    tuning_done = _pass_on("tuning_done")
     run_started = _pass_on("run_started")
     epoch_started = _pass_on("epoch_started")
     step_done = _pass_on("step_done")

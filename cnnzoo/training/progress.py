@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Literal, TextIO
 from tqdm import tqdm
 
 from cnnzoo.config import RunConfig
+from cnnzoo.graph.tuning import Tuning
 from cnnzoo.threads import count_cores, get_num_threads
 from cnnzoo.training.compilation import compile_ahead, list_missing
 from cnnzoo.training.forecast import Forecast, format_bytes
@@ -75,6 +76,23 @@ class Progress(Observer):
             self._print(f"validation: {held_out:,} of the training images, held out to choose the best epoch")
         if dataset.note:
             self._print(dataset.note)
+
+    def tuning_advanced(self, done: int, total: int) -> None:
+        """Show a bar, and move it."""
+        if done == 0:
+            self._open_bar("tuning", total, _COUNT)
+        if self._bar is not None:
+            self._bar.update(done - self._bar.n)
+
+    def tuning_done(self, tuning: Tuning) -> None:
+        """Print what was measured."""
+        self.close()
+        if tuning.ignored is not None:
+            self._print(f"passed over: {tuning.ignored}")
+        self._print(
+            f"tuning: {tuning.measured} passes of convolutions measured in {format_seconds(tuning.seconds)}, "
+            f"{tuning.known} before; {tuning.path}"
+        )
 
     def run_started(self, trainer: "Trainer", history: History) -> None:
         """Print what the run will take, its folder, and where it goes on."""
@@ -179,9 +197,9 @@ class Progress(Observer):
     def _print(self, line: str) -> None:
         print(line, file=self._output, flush=True)
 
-    def _open_bar(self, title: str, images: int) -> None:
+    def _open_bar(self, title: str, total: int, layout: str = _BAR) -> None:
         self.close()
-        self._bar = open_bar(title, images, self._terminal)
+        self._bar = open_bar(title, total, self._terminal, layout)
 
     def _advance(self, tally: Tally) -> None:
         """Move the bar to the tally's images, and the clock to the share of the run's work that they complete."""

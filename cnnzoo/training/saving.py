@@ -4,17 +4,33 @@ import dataclasses
 import json
 import time
 from collections.abc import Mapping
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from cnnzoo.config import RunConfig
+from cnnzoo.data import Dataset
 from cnnzoo.errors import DivergenceError
 from cnnzoo.interop.model_file import ModelDescription
 from cnnzoo.training.checkpoint import write_checkpoint
 from cnnzoo.training.state import RunState
 
 Captured = tuple[dict[str, np.ndarray], dict[str, Any]]
+
+
+def describe_model(config: RunConfig, dataset: Dataset, notes: Mapping[str, Any]) -> ModelDescription:
+    """Return what is needed to use a run's weights without the rest of its folder; `notes` become JSON."""
+    return ModelDescription(
+        config=config,
+        image_shape=dataset.image_shape,
+        classes=dataset.classes,
+        mean=dataset.mean,
+        std=dataset.std,
+        notes={"cnnzoo": version("cnnzoo"), "data": dataset.source}
+        | {name: json.dumps(value) for name, value in notes.items()},
+    )
 
 
 class Saver:

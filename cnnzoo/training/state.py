@@ -75,8 +75,6 @@ class RunState:
     epochs : list of EpochRecord
     best_weights : dict of str to ndarray, or None
         As `Network.state_dict`, of the best epoch so far. None where none is chosen, or it is the one just done.
-    algorithms : dict of str to list of str
-        As `Network.algorithms`: those that a checkpoint named, which the network keeps to.
     """
 
     net: Network
@@ -85,7 +83,6 @@ class RunState:
     position: Position
     epochs: list[EpochRecord] = field(default_factory=list)
     best_weights: dict[str, np.ndarray] | None = None
-    algorithms: dict[str, list[str]] = field(default_factory=dict)
 
     def chosen(self) -> AbstractContextManager[None]:
         """Let the network have the weights that are evaluated for a while: the averaged ones where there are such."""
@@ -113,7 +110,7 @@ class RunState:
             "position": self.position.to_dict(),
             "optimizer_steps": self.optimizer.steps,
             "random_step": self.net.random_step,
-            "algorithms": self.algorithms | self.net.algorithms(),
+            "algorithms": self.net.algorithms(),
             "epochs": [dataclasses.asdict(record) for record in self.epochs],
         }
         return arrays, values
@@ -142,8 +139,7 @@ class RunState:
         self.position = Position.from_dict(values["position"])
         self.optimizer.steps = values["optimizer_steps"]
         self.net.random_step = values["random_step"]
-        self.algorithms = dict(values["algorithms"])
-        self.net.pin_algorithms(self.algorithms)
+        self.net.pin_algorithms(values["algorithms"])
         self.epochs[:] = [EpochRecord(**record) for record in values["epochs"]]
 
 

@@ -2,18 +2,15 @@
 
 import contextlib
 import dataclasses
-import json
 import math
 import os
 import time
-from collections.abc import Mapping
-from importlib.metadata import version
 from typing import Any, Literal
 
 from cnnzoo.config import RunConfig
 from cnnzoo.data import Batches, choose_dataset, load_dataset
 from cnnzoo.errors import DivergenceError, StateError
-from cnnzoo.interop.model_file import ModelDescription, locate_weights, save_model
+from cnnzoo.interop.model_file import locate_weights, save_model
 from cnnzoo.interop.weights import load_weights
 from cnnzoo.models import create_model
 from cnnzoo.threads import set_num_threads
@@ -28,7 +25,7 @@ from cnnzoo.training.optimizers import make_optimizer
 from cnnzoo.training.report import Reporter
 from cnnzoo.training.resume import AUTO, Claim, claim_run, continue_config
 from cnnzoo.training.run_folder import RunFolder
-from cnnzoo.training.saving import Saver
+from cnnzoo.training.saving import Saver, describe_model
 from cnnzoo.training.schedules import apply_schedule, learning_rate, stretch
 from cnnzoo.training.splits import make_batches
 from cnnzoo.training.state import Position, RunState
@@ -160,6 +157,7 @@ class Trainer:
             self._started = claim.header.values["started"]
             if self.state.position.batch == 0:
                 self._keep_best()
+        self._to_tune = self.config.tune and not self.net.algorithms()  # a checkpoint says what was chosen
         self._stepper = Stepper(self.net, self.optimizer, config.label_smoothing, config.clip_norm, self.state.average)
 
     def stop(self) -> None:
@@ -186,8 +184,11 @@ class Trainer:
         if measure:
             self.observer.plan_started(self)
         splits = [batches for batches in (self.train_batches, self.validation_batches, self.test_batches) if batches]
-        memory, free = check_memory(self.state, self.config, max(batches.num_images for batches in splits))
-        self.forecast = Forecast(memory=memory, free_memory=free)
+        largest = max(batches.num_images for batches in splits)
+        self.forecast = check_memory(self.state, self.config, largest)
+        if self._to_tune:
+            self._tune()
+            self.forecast = check_memory(self.state, self.config, largest)  # other algorithms take other memory
         left = (self.config.epochs - self.state.position.epoch) * self.steps_per_epoch
         if measure and (left >= WORTH_MEASURING or self.config.budget is not None):
             with contextlib.suppress(_Stop, DivergenceError):  # `fit` will come upon either again, and tell where
@@ -249,6 +250,18 @@ class Trainer:
     def steps_per_epoch(self) -> int:
         """Steps in an epoch; the last one may have fewer batches than the others."""
         return -(-self.train_batches.num_batches // self.config.accumulation)
+
+    def _tune(self) -> None:
+        """Choose the algorithms for full batches by measurement."""
+
+        def progress(done: int, total: int) -> None:
+            self.observer.tuning_advanced(done, total)
+            self._raise_if_stopped()
+
+        with contextlib.suppress(_Stop):  # `fit` will come upon it again
+            images = min(self.config.batch_size, self.train_batches.num_images)
+            self.observer.tuning_done(self.net.tune(images, progress))
+            self._to_tune = False
 
     def _measure(self) -> Forecast:
         """Return the forecast with times in it."""
@@ -362,15 +375,15 @@ class Trainer:
         notes: dict[str, Any] = {"epoch": best.epoch}
         notes |= {"validation_loss": best.validation_loss, "validation_accuracy": best.validation_accuracy}
         notes |= {"test_loss": test.loss, "test_accuracy": test.accuracy}
-        save_model(self._folder.weights_path, self.net, self._describe_model(notes))
+        save_model(self._folder.weights_path, self.net, describe_model(self.config, self.dataset, notes))
         self._folder.write_environment(self.environment)
         self._saver.write(trained, LAST, finished=True)
         self.observer.test_done(test)
 
     def _make_saver(self) -> Saver:
         constants = {"started": self._started, "data_sha256": self._fingerprint, "asked": self._asked.to_dict()}
-        minutes = self.config.checkpoint_minutes
-        return Saver(self._folder.checkpoints, self.state, self._describe_model({}), constants, minutes)
+        description = describe_model(self.config, self.dataset, {})
+        return Saver(self._folder.checkpoints, self.state, description, constants, self.config.checkpoint_minutes)
 
     def _is_best(self) -> bool:
         """Tell whether the last epoch that was recorded is the best so far, or none is chosen."""
@@ -385,15 +398,3 @@ class Trainer:
     def _raise_if_stopped(self) -> None:
         if self._stop:
             raise _Stop
-
-    def _describe_model(self, notes: Mapping[str, Any]) -> ModelDescription:
-        """Return what is needed to use the weights without the rest of the folder; `notes` become JSON."""
-        return ModelDescription(
-            config=self.config,
-            image_shape=self.dataset.image_shape,
-            classes=self.dataset.classes,
-            mean=self.dataset.mean,
-            std=self.dataset.std,
-            notes={"cnnzoo": version("cnnzoo"), "data": self.dataset.source}
-            | {name: json.dumps(value) for name, value in notes.items()},
-        )

@@ -77,7 +77,9 @@ def test_names_that_are_none():
         create_model("lenet5", algorithm="winnograd")
     net = create_model("lenet5")
     for key in ("nothing @2", "conv1", "conv1 @many", "conv1 @²"):
-        with pytest.raises(StateError, match=f"algorithms: expected those of a convolution of lenet5, got {key}"):
+        with pytest.raises(
+            StateError, match=f"algorithms: expected those of one of the network's convolutions, got {key}"
+        ):
             net.pin_algorithms({key: ["im2col"] * 3})
     with pytest.raises(StateError, match="expected one of winograd, im2col, got winnograd"):
         net.pin_algorithms({"conv1 @2": ["im2col"] * 3, "conv2 @2": ["winnograd"] * 3})

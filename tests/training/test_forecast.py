@@ -67,9 +67,10 @@ def test_batch_that_is_too_large_is_refused_with_one_that_fits(monkeypatch, imag
     fits = int(re.fullmatch(message, str(raised.value))[1])
     assert count_memory(state, config, fits) <= free < count_memory(state, config, fits + 1)
     assert fits >= images
-    assert check_memory(state, config.replace(batch_size=fits), 60_000) == (count_memory(state, config, fits), free)
+    forecast = Forecast(memory=count_memory(state, config, fits), free_memory=free)
+    assert check_memory(state, config.replace(batch_size=fits), 60_000) == forecast
     # No batch is larger than the data set.
-    assert check_memory(state, config, images) == (free, free)
+    assert check_memory(state, config, images) == Forecast(memory=free, free_memory=free)
 
 
 def test_not_even_one_image(monkeypatch):
@@ -80,7 +81,7 @@ def test_not_even_one_image(monkeypatch):
 
 def test_system_that_does_not_tell_its_memory_refuses_nothing(monkeypatch):
     monkeypatch.setattr(forecast_module, "free_memory", lambda: None)
-    assert check_memory(_make_state(), RunConfig(model="lenet5"), 100)[1] is None
+    assert check_memory(_make_state(), RunConfig(model="lenet5"), 100).free_memory is None
 
 
 def test_refusal_comes_before_a_folder_is_made(run, data, monkeypatch, tmp_path):

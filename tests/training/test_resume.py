@@ -11,7 +11,7 @@ import safetensors.numpy
 from cnnzoo.config import RunConfig
 from cnnzoo.errors import CheckpointError, ConfigError, FinishedError, WeightsError
 from cnnzoo.interop import load_weights
-from cnnzoo.training.checkpoint import read_checkpoint, read_header
+from cnnzoo.training.checkpoint import read_header
 from cnnzoo.training.observer import Observer
 from cnnzoo.training.resume import FREE
 from cnnzoo.training.trainer import Trainer
@@ -328,17 +328,15 @@ def test_second_run_in_a_folder_is_refused(make_config):
 
 def test_algorithms_of_a_checkpoint_are_kept_to(make_config):
     """Those that it names are still named when the run is resumed and stopped before it used them."""
+    algorithms = {"fc @20": ["im2col", "im2col", "winograd"]}
     trainer = Trainer(make_config(), StopAfter(3))
-    trainer.net.algorithms = lambda: {"fc @20": ["im2col", "im2col", "winograd"]}
+    trainer.net.pin_algorithms(algorithms)
     folder = trainer.fit().folder
-    resumed, pinned = Trainer(make_config()), []
-    resumed.net.pin_algorithms = pinned.append
-    arrays, header = read_checkpoint(folder / "checkpoints" / "last.safetensors")
-    resumed.state.restore(arrays, header.values)
-    assert pinned == [{"fc @20": ["im2col", "im2col", "winograd"]}]
+    resumed = Trainer(make_config(), resume=folder)
+    assert resumed.net.algorithms() == algorithms
     resumed.stop()
     last = resumed.fit().folder / "checkpoints" / "last.safetensors"
-    assert read_header(last).values["algorithms"] == pinned[0]
+    assert read_header(last).values["algorithms"] == algorithms
 
 
 def test_leftovers_of_a_killed_process_are_removed(make_config):

@@ -1,0 +1,189 @@
+"""The choice of algorithms by measurement: what each candidate takes for each pass of a network's convolutions.
+
+A pass is measured as its layer runs it: with the bias, the batch norm on load and the statistics that it has, on dense
+pixel matrices of random values. All candidates of a pass take turns, so that a machine that slows down slows all of
+them, and their medians are compared. The choice of the cost table stands unless another algorithm gains more than
+medians of one kernel differ by.
+"""
+
+import math
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from cnnzoo.graph.algorithms import Algorithm, Passes, choose_algorithms, list_candidates
+from cnnzoo.graph.liveness import aligned_zeros
+from cnnzoo.graph.measurements import Measurements
+from cnnzoo.graph.operators.convolution import WeightedSum
+from cnnzoo.graph.pinning import list_weighted_sums
+from cnnzoo.graph.tensor import Graph
+from cnnzoo.kernels.blocks import block_count
+from cnnzoo.kernels.convolution import SCALE_SHIFT_RELU, ConvolutionShape, Prologue
+
+TURNS = 5  # of each candidate
+TURN_SECONDS = 0.004  # shorter passes are called several times a turn
+LEAST_GAIN = 0.03  # of the time of the cost table's choice
+
+
+class MeasuredPass(NamedTuple):
+    """One pass of a convolution, with all that its time depends on.
+
+    Attributes
+    ----------
+    direction : str
+        "forward", "input_gradient" or "weight_gradient".
+    shape : ConvolutionShape
+    dtype : dtype
+    bias, batch_norm, statistics : bool
+        What comes with it: a bias added to y, a batch norm + ReLU applied to x on load, batch-norm sums of y collected.
+    """
+
+    direction: str
+    shape: ConvolutionShape
+    dtype: np.dtype
+    bias: bool = False
+    batch_norm: bool = False
+    statistics: bool = False
+
+    def __str__(self) -> str:
+        s = self.shape
+        extents = f"{s.images}x{s.height}x{s.width} {s.in_channels}-{s.out_channels} {s.kernel}x{s.kernel}/{s.stride}"
+        extras = "".join(f" {name}" for name in ("bias", "batch_norm", "statistics") if getattr(self, name))
+        return f"{self.direction} {extents} padding {s.padding} groups {s.groups} {self.dtype.name}{extras}"
+
+
+class Tuning(NamedTuple):
+    """What tuning chose, and from what.
+
+    Attributes
+    ----------
+    algorithms : dict of str to list of str
+        As `Network.algorithms`.
+    measured, known : int
+        Passes that were measured now, and those whose times were kept from before.
+    seconds : float
+        That it took.
+    path : str
+        The file that keeps the times.
+    ignored : str or None
+        Why something that the file held was not used.
+    """
+
+    algorithms: dict[str, list[str]]
+    measured: int
+    known: int
+    seconds: float
+    path: str
+    ignored: str | None
+
+
+def tune(graph: Graph, images: int, dtype: np.dtype, progress: Callable[[int, int], None] | None = None) -> Tuning:
+    """Return the algorithms for a batch of `images`; see `Network.tune`."""
+    start = time.perf_counter()
+    layers = {
+        operator.name: _list_passes(operator, operator.shape(images, x.extent), dtype, x is graph.input)
+        for operator, x in list_weighted_sums(graph)
+    }
+    kept = Measurements()
+    distinct = dict.fromkeys(p for passes in layers.values() for p in passes.values())
+    candidates = {p: list_candidates(p.shape) for p in distinct}
+    seconds = {p: kept.find(str(p), names) for p, names in candidates.items() if len(names) > 1}
+    known = {p: found for p, found in seconds.items() if found is not None}
+    missing = [p for p in seconds if p not in known]
+    measured: dict[MeasuredPass, dict[str, float]] = {}
+    for p in missing:
+        if progress is not None:
+            progress(len(measured), len(missing))
+        measured[p] = measure(p)
+        kept.add(str(p), measured[p])
+    if progress is not None:
+        progress(len(missing), len(missing))
+    algorithms = {f"{name} @{images}": list(_choose(passes, known | measured)) for name, passes in layers.items()}
+    return Tuning(algorithms, len(measured), len(known), time.perf_counter() - start, str(kept.path), kept.ignored)
+
+
+def _list_passes(
+    operator: WeightedSum, shape: ConvolutionShape, dtype: np.dtype, of_images: bool
+) -> dict[str, MeasuredPass]:
+    """Return the passes that a layer runs in training, by direction; the images, if it reads them, need no gradient."""
+    on_load = operator.applies_batch_norm
+    passes = {
+        "forward": MeasuredPass("forward", shape, dtype, operator.has_bias, on_load, operator.collects_statistics),
+        "input_gradient": MeasuredPass("input_gradient", shape, dtype),
+        "weight_gradient": MeasuredPass("weight_gradient", shape, dtype, batch_norm=on_load),
+    }
+    if of_images:
+        del passes["input_gradient"]
+    return passes
+
+
+def _choose(passes: Mapping[str, MeasuredPass], seconds: Mapping[MeasuredPass, Mapping[str, float]]) -> Passes:
+    """Return the algorithms of a layer: for each pass the fastest, or the cost table's where that is hardly slower."""
+    by_table = choose_algorithms(passes["forward"].shape)
+    chosen = {}
+    for direction, p in passes.items():
+        if p in seconds:
+            fastest = min(seconds[p], key=seconds[p].__getitem__)
+            if seconds[p][fastest] < (1 - LEAST_GAIN) * seconds[p][getattr(by_table, direction)]:
+                chosen[direction] = fastest
+    return by_table._replace(**chosen)
+
+
+def measure(p: MeasuredPass) -> dict[str, float]:
+    """Return the median seconds of each algorithm that accepts the pass's shape, run in turns after a first call."""
+    rng = np.random.default_rng(0)
+    s = p.shape
+    sizes = {
+        "x": s.images * s.height * s.width * s.in_channels,
+        "w": s.kernel**2 * s.in_channels // s.groups * s.out_channels,
+        "y": s.out_pixels * s.out_channels,
+    }
+    operands = {name: aligned_zeros(size, p.dtype) for name, size in sizes.items()}
+    for array in operands.values():
+        rng.standard_normal(out=array, dtype=p.dtype)
+    planned = {name: algorithm(s, p.dtype) for name, algorithm in list_candidates(s).items()}
+    scratch = aligned_zeros(max(algorithm.scratch_sizes[p.direction] for algorithm in planned.values()), p.dtype)
+    runs = {name: _bind(p, algorithm, operands, scratch) for name, algorithm in planned.items()}
+    for run in runs.values():  # compiles, touches memory for the first time
+        run()
+    calls = {name: max(1, math.ceil(TURN_SECONDS / _time(run, 1))) for name, run in runs.items()}
+    times: dict[str, list[float]] = {name: [] for name in runs}
+    for _ in range(TURNS):
+        for name, run in runs.items():
+            times[name].append(_time(run, calls[name]))
+    return {name: statistics.median(seconds) for name, seconds in times.items()}
+
+
+def _time(run: Callable[[], None], calls: int) -> float:
+    """Return the seconds of a call."""
+    start = time.perf_counter()
+    for _ in range(calls):
+        run()
+    return (time.perf_counter() - start) / calls
+
+
+def _bind(
+    p: MeasuredPass, algorithm: Algorithm, operands: Mapping[str, np.ndarray], scratch: np.ndarray
+) -> Callable[[], None]:
+    """Return what runs a pass by an algorithm, with all that comes with it."""
+    s, ins, outs = p.shape, p.shape.in_channels, p.shape.out_channels
+    x, w, y = operands["x"], operands["w"], operands["y"]
+    prologue = None
+    if p.batch_norm:
+        coefficients = np.ones(2 * ins, p.dtype)
+        prologue = Prologue(SCALE_SHIFT_RELU, coefficients, coefficients, 0)
+    if p.direction == "forward":
+        target = aligned_zeros(y.size, p.dtype)
+        extras: dict[str, Any] = {"prologue": prologue, "bias": np.ones(outs, p.dtype) if p.bias else None}
+        rows = algorithm.statistics_rows
+        if p.statistics and rows is not None:
+            extras["statistics"] = np.empty(2 * outs * block_count(s.out_pixels, rows), p.dtype)
+        return lambda: algorithm.forward(x, ins, w, target, outs, scratch, **extras)
+    if p.direction == "input_gradient":
+        target = aligned_zeros(x.size, p.dtype)
+        return lambda: algorithm.input_gradient(y, outs, w, target, ins, scratch)
+    target = aligned_zeros(w.size, p.dtype)
+    return lambda: algorithm.weight_gradient(x, ins, y, outs, target, scratch, x_prologue=prologue)
