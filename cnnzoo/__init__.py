@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from cnnzoo.models import create_model, list_models
     from cnnzoo.threads import set_num_threads
     from cnnzoo.training.optimizers import SGD, AdamW
+    from cnnzoo.training.progress import Progress
     from cnnzoo.training.trainer import Trainer
 
     __version__: str
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 __all__ = [
     "SGD",
     "AdamW",
+    "Progress",
     "RunConfig",
     "Trainer",
     "create_model",
@@ -32,6 +34,7 @@ __all__ = [
 
 _HOMES = {
     "AdamW": "cnnzoo.training.optimizers",
+    "Progress": "cnnzoo.training.progress",
     "RunConfig": "cnnzoo.config",
     "SGD": "cnnzoo.training.optimizers",
     "Trainer": "cnnzoo.training.trainer",

@@ -5,7 +5,7 @@ import time
 from concurrent.futures import BrokenExecutor
 from typing import TYPE_CHECKING, Literal, TextIO
 
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
 from cnnzoo.config import RunConfig
 from cnnzoo.graph.tuning import Tuning
@@ -31,14 +31,14 @@ class Progress(Observer):
 
     Parameters
     ----------
-    output : text stream
-        Takes the lines.
+    output : text stream or None
+        Takes the lines. None: standard output.
     terminal : text stream or None
-        Takes the bar, where it is a terminal. None: standard error.
+        Takes the bar, where it is a terminal; in a notebook the bar shows anyway. None: standard error.
     """
 
-    def __init__(self, output: TextIO, terminal: TextIO | None = None) -> None:
-        self._output = output
+    def __init__(self, output: TextIO | None = None, terminal: TextIO | None = None) -> None:
+        self._output = sys.stdout if output is None else output
         self._terminal = sys.stderr if terminal is None else terminal
         self._bar: tqdm | None = None
         self._described = False
@@ -222,17 +222,24 @@ class Progress(Observer):
 
 
 def open_bar(title: str, total: int, terminal: TextIO, layout: str = _BAR) -> tqdm:
-    """Return a bar over so many images, or other things; it shows on a terminal alone, and goes when it is closed."""
+    """Return a bar over so many images or kernels; it shows on a terminal or in a notebook, and goes when closed."""
     return tqdm(
         desc=title,
         total=total,
         unit=" images",
+        unit_scale=True,
         file=terminal,
-        disable=not terminal.isatty(),
+        disable=not (terminal.isatty() or _in_notebook()),
         leave=False,
         dynamic_ncols=True,
         bar_format=layout,
     )
+
+
+def _in_notebook() -> bool:
+    """Tell whether this is a notebook's kernel, whose standard error is no terminal but shows a bar."""
+    shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
+    return shell is not None and "IPKernelApp" in shell.config
 
 
 class _Clock:

@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -188,10 +189,19 @@ def test_bar_on_a_terminal(data, tmp_path, monkeypatch):
         f"epoch 2/2 {percent:3}%" for percent in (0, 33, 67, 100)
     ]
     assert any(frame.startswith("validation 2/2 100%|") for frame in frames)
-    pattern = r"test 100%\|[█#]+\| +[\d.]+ images/s, loss \d+\.\d{4}, accuracy \d+\.\d%, 0\.0 s left"
+    pattern = r"test 100%\|[█#]+\| +[\d.]+k? images/s, loss \d+\.\d{4}, accuracy \d+\.\d%, 0\.0 s left"
     assert re.fullmatch(pattern, frames[-1].strip())
     assert terminal.getvalue().endswith("\r")  # the last bar is taken away
     assert lines.getvalue().count("\nepoch ") == 2
+
+
+def test_bar_shows_in_a_notebook_whose_errors_are_no_terminal(monkeypatch):
+    with progress_module.open_bar("test", 10, io.StringIO()) as bar:
+        assert bar.disable
+    shell = SimpleNamespace(config={"IPKernelApp": {}})
+    monkeypatch.setitem(sys.modules, "IPython", SimpleNamespace(get_ipython=lambda: shell))
+    with progress_module.open_bar("test", 10, io.StringIO()) as bar:
+        assert not bar.disable
 
 
 @pytest.mark.usefixtures("linear")
