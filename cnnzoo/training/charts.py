@@ -10,7 +10,7 @@ import numpy as np
 _WIDTH, _HEIGHT = 560, 250
 _LEFT, _RIGHT, _TOP, _BOTTOM = 56, 88, 10, 34
 _LABEL_GAP = 15
-_LEAST_SPAN = 1e-6  # of the largest value: less is drawn as a level line
+_LEAST_SPAN = 1e-6  # of the largest value: less is drawn as a level line, over an axis from 0
 _LEAST_VALUE = 1e-30  # less is drawn as 0
 
 
@@ -139,8 +139,9 @@ def _label_ends(lines: Sequence[Line], place: Callable[[float, float], tuple[flo
 
 def _choose_ticks(low: float, high: float, most: int, whole: bool = False) -> list[float]:
     """Return round numbers: of an axis of values from below `low` to above `high`, of a whole one within them."""
-    largest = max(abs(low), abs(high))
-    span = high - low if high - low > _LEAST_SPAN * largest else largest
+    if not whole and high - low <= _LEAST_SPAN * max(abs(low), abs(high)):
+        low, high = min(low, 0), max(high, 0)
+    span = high - low
     if span < _LEAST_VALUE:
         span = 1.0
     step = 10.0 ** math.floor(math.log10(span / most))

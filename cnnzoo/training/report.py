@@ -22,7 +22,7 @@ from cnnzoo.training.metrics import Metrics, wilson_interval
 from cnnzoo.training.observer import Observer
 from cnnzoo.training.png import encode_png
 from cnnzoo.training.progress import format_seconds
-from cnnzoo.training.schedules import learning_rate
+from cnnzoo.training.schedules import learning_rate, momentum
 
 if TYPE_CHECKING:
     from cnnzoo.training.trainer import Trainer
@@ -166,10 +166,14 @@ def _draw_curves(history: History, run: Run) -> str:
     sampled = sorted({round(k * (steps - 1) / (_MOST_POINTS - 1)) for k in range(_MOST_POINTS)})
     rates = [(step / run.steps_per_epoch, learning_rate(config, step, run.steps_per_epoch)) for step in sampled]
     norms = [(record.epoch, record.largest_gradient_norm) for record in epochs]
-    for caption, line in (
+    others = [
         ("Learning rate", Line(label="rate", points=rates, dots=False)),
         ("Gradient norm, the largest of each epoch", Line(label="largest", points=norms)),
-    ):
+    ]
+    if config.base_momentum is not None:
+        momenta = [(step / run.steps_per_epoch, momentum(config, step, run.steps_per_epoch)) for step in sampled]
+        others.append(("Momentum", Line(label="momentum", points=momenta, dots=False)))
+    for caption, line in others:
         drawn = draw_lines(f"{caption} by epoch", [line], format_y=lambda y: f"{y:.3g}", last=last)
         charts.append(_figure(caption, drawn))
     note = f'<p class="note">The dashed line marks epoch {best}, the best on validation.</p>' if best else ""
@@ -243,7 +247,8 @@ def _describe_speed(history: History, run: Run) -> str:
         ["parameters", f"{run.parameters:,}"],
         ["images trained on", f"{run.train_images:,}"],
     ]
-    return f"<section><h2>Speed and memory</h2>{_table([], [[escape(cell) for cell in row] for row in rows])}</section>"
+    table = _table([], [[escape(cell) for cell in row] for row in rows])
+    return f'<section class="speed"><h2>Speed and memory</h2>{table}</section>'
 
 
 def _list_settings(config: RunConfig) -> str:

@@ -119,6 +119,18 @@ def test_page_is_there_after_each_epoch(make_config):
     assert "Confusion matrix" not in seen[2]
 
 
+def test_momentum_is_drawn_where_it_changes(make_config):
+    for base, times in ((None, 0), (0.8, 1)):
+        history = Trainer(make_config(epochs=1, schedule="one-cycle", base_momentum=base)).fit()
+        assert read_page(history.folder).texts.count("Momentum by epoch") == times
+
+
+def test_level_line_stands_on_an_axis_from_0():
+    svg = draw_lines("Rate", [Line(label="rate", points=[(1, 0.01), (2, 0.01)])], format_y=str, last=2)
+    assert _numbers(svg, r'class="tick end"[^>]*>([\d.]+)<')[0] == 0
+    assert len(set(_numbers(svg, r'cy="([\d.]+)"'))) == 1
+
+
 def test_page_of_a_run_without_validation(make_config):
     history = Trainer(make_config(validation=0, epochs=1)).fit()
     said = "\n".join(read_page(history.folder).texts)
