@@ -127,7 +127,7 @@ def test_momentum_is_drawn_where_it_changes(make_config):
 
 def test_level_line_stands_on_an_axis_from_0():
     svg = draw_lines("Rate", [Line(label="rate", points=[(1, 0.01), (2, 0.01)])], format_y=str, last=2)
-    assert _numbers(svg, r'class="tick end"[^>]*>([\d.]+)<')[0] == 0
+    assert _numbers(svg, r'class="tick end"[^>]*>([\d.]+)<')[0] == (0.0,)
     assert len(set(_numbers(svg, r'cy="([\d.]+)"'))) == 1
 
 
