@@ -172,7 +172,7 @@ def aligned(shape: tuple[int, ...]) -> Any:
 
 def write_json(path: str | Path, machine: dict[str, Any], results: Any) -> None:
     """Write a benchmark's results, all of one machine and one run."""
-    _write(path, {"machine": machine, "results": results})
+    write_content(path, {"machine": machine, "results": results})
 
 
 def read_results(path: str | Path) -> dict[str, dict[str, Any]]:
@@ -197,10 +197,10 @@ def update_results(path: str | Path, found: Mapping[str, Any]) -> None:
     Each of them has to say by itself where, when and with what it was measured, for they may differ in that.
     """
     results = read_results(path) | dict(found)
-    _write(path, {"results": dict(sorted(results.items()))})
+    write_content(path, {"results": dict(sorted(results.items()))})
 
 
-def _write(path: str | Path, content: dict[str, Any]) -> None:
+def write_content(path: str | Path, content: dict[str, Any]) -> None:
     """Write JSON with a line for each value, and for each list of plain values one."""
     text = json.dumps(content, indent=1)
     text = re.sub(r"\[\n\s*([^][{}]*?)\n\s*\]", lambda found: "[" + re.sub(r",\n\s*", ", ", found[1]) + "]", text)
