@@ -10,7 +10,7 @@ MULTIPLY_ADD = 0.019  # of a matrix product whose columns fill vectors
 GATHERED_RUN = 3.0  # of an im2col row: the channels of one tap
 GATHERED_VECTOR = 0.8  # of such a run
 PACKED_VECTOR = 20.0  # of weights packed into panels
-TRANSFORMED_VECTORS = 200.0  # a 6x6 grid of vectors, into or out of the transformed domain
+TRANSFORMED_VECTOR = 5.6  # one of a tile's grid, into or out of the transformed domain
 TRANSFORMED_WEIGHTS = 260.0  # the same of weights, which are spread over more memory
 STEP_VECTOR = 0.5  # of a depthwise sum: one tap
 

@@ -10,8 +10,13 @@ and Gray, "Fast Algorithms for Convolutional Neural Networks", CVPR 2016). In tw
 with itself: Y = A' [(G g G') * (B' d B)] A.
 
 Points that differ in their sign alone give rows, or columns, of the same absolute values: they share most of the work.
+
+At stride 2, three taps fall into two on the inputs of even places, which is F(m, 2), and one on those of odd places,
+which takes m multiplications: 2 m + 1 instead of 3 m. So do they in the gradient of the inputs, of which those of odd
+places have two taps on the gradients of the outputs, and those of even places one.
 """
 
+from collections.abc import Sequence
 from fractions import Fraction
 from typing import NamedTuple
 
@@ -22,7 +27,10 @@ RationalMatrix = tuple[tuple[Fraction, ...], ...]
 
 
 class Matrices(NamedTuple):
-    """The three transforms of F(m, r), each as it multiplies a column: A' [m][n], G [n][r], B' [n][n]."""
+    """The three transforms of an algorithm with n multiplications, each as it multiplies a column.
+
+    A' [outputs][n], G [n][taps], B' [n][inputs].
+    """
 
     output: RationalMatrix
     weights: RationalMatrix
@@ -53,6 +61,47 @@ def derive(m: int, r: int) -> Matrices:
     g.append([Fraction(k == r - 1) for k in range(r)])
     b.append(_polynomial(points))
     return Matrices(transpose(a), _frozen(g), _frozen(b))
+
+
+def derive_strided(m: int) -> Matrices:
+    """Return the matrices of m outputs of a correlation with 3 taps at stride 2, from 2 m + 1 inputs."""
+    pair = derive(m, 2)
+    return Matrices(
+        output=_beside(pair.output, _unit_rows(m, m)),
+        weights=_spread(pair.weights, 3, (0, 2)) + _unit_rows(m, 3, first=1, step=0),
+        input=_spread(pair.input, 2 * m + 1, range(0, 2 * m + 1, 2)) + _unit_rows(m, 2 * m + 1, first=1, step=2),
+    )
+
+
+def derive_strided_gradient(m: int) -> Matrices:
+    """Return the matrices of the adjoint of 3 taps at stride 2 and padding 1: 2 m outputs from m + 1 inputs.
+
+    The taps are those of `derive_strided` in reversed order. Output 2 k + 1 is tap 0 on input k and tap 2 on input
+    k + 1; output 2 k is tap 1 on input k.
+    """
+    pair = derive(m, 2)
+    n = len(pair.input)
+    output = [row for odd, even in zip(pair.output, _unit_rows(m, m), strict=True)
+              for row in ((Fraction(0),) * n + even, odd + (Fraction(0),) * m)]  # fmt: skip
+    return Matrices(
+        output=_frozen(output),
+        weights=derive_strided(m).weights,
+        input=pair.input + _unit_rows(m, m + 1),
+    )
+
+
+def _unit_rows(count: int, columns: int, first: int = 0, step: int = 1) -> RationalMatrix:
+    """Return rows of zeros with a single 1: row i has it in column first + i * step."""
+    return _frozen([Fraction(j == first + i * step) for j in range(columns)] for i in range(count))
+
+
+def _spread(matrix: RationalMatrix, columns: int, places: Sequence[int]) -> RationalMatrix:
+    """Return the matrix with its columns at `places` among `columns`, zeros between them."""
+    return _frozen([row[places.index(j)] if j in places else Fraction(0) for j in range(columns)] for row in matrix)
+
+
+def _beside(a: RationalMatrix, b: RationalMatrix) -> RationalMatrix:
+    return tuple(x + y for x, y in zip(a, b, strict=True))
 
 
 def transpose(matrix) -> RationalMatrix:

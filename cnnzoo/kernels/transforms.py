@@ -13,30 +13,47 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from cnnzoo.kernels.toom_cook import RationalMatrix, derive, transpose
+from cnnzoo.kernels.forms import FORMS, STRIDE_2_GRADIENT
+from cnnzoo.kernels.toom_cook import RationalMatrix, transpose
 from cnnzoo.kernels.vectors import IS_X86, VECTOR_BYTES, Vectors, data_pointer
 
 _I32, _I64 = ir.IntType(32), ir.IntType(64)
 
-_F43, _F25 = derive(4, 3), derive(2, 5)
-assert _F43.input == _F25.input  # it follows from the points alone
+# What the intrinsics take as a literal `transform`: which matrix of the form they multiply with.
+INPUT, WEIGHTS, OUTPUT, OUTPUT_GRADIENT, WEIGHT_GRADIENT = range(5)
 
-# What the intrinsics take as a literal `transform`: an index of this list; 3 and 5 are the kernel's size.
-(
-    INPUT, WEIGHTS_3, WEIGHTS_5, OUTPUT_3, OUTPUT_5, OUTPUT_GRADIENT_3, OUTPUT_GRADIENT_5,
-    WEIGHT_GRADIENT_3, WEIGHT_GRADIENT_5,
-) = range(9)  # fmt: skip
-_MATRICES: list[RationalMatrix] = [
-    _F43.input,
-    _F43.weights,
-    _F25.weights,
-    _F43.output,
-    _F25.output,
-    transpose(_F43.output),
-    transpose(_F25.output),
-    transpose(_F43.weights),
-    transpose(_F25.weights),
-]
+
+def _matrices(transform: int) -> dict[RationalMatrix, list[int]]:
+    """Return the matrices that a transform uses, and which forms use each; gradients are taken of plain forms."""
+    adjoint = transform in (OUTPUT_GRADIENT, WEIGHT_GRADIENT)
+    used: dict[RationalMatrix, list[int]] = {}
+    for index, form in enumerate(FORMS):
+        if adjoint and index == STRIDE_2_GRADIENT:
+            continue
+        matrices = form.matrices
+        matrix = {
+            INPUT: matrices.input,
+            WEIGHTS: matrices.weights,
+            OUTPUT: matrices.output,
+            OUTPUT_GRADIENT: transpose(matrices.output),
+            WEIGHT_GRADIENT: transpose(matrices.weights),
+        }[transform]
+        used.setdefault(matrix, []).append(index)
+    return used
+
+
+def _for_form(builder, transform, form, emit):
+    """Call ``emit(matrix)`` for each matrix of a transform, each where `form`, an LLVM value, is one that uses it."""
+    end = builder.append_basic_block("form.end")
+    switch = builder.switch(form, end)
+    for matrix, users in _matrices(transform).items():
+        block = builder.append_basic_block("form")
+        for index in users:
+            switch.add_case(_I64(index), block)
+        builder.position_at_end(block)
+        emit(matrix)
+        builder.branch(end)
+    builder.position_at_end(end)
 
 
 def _are_paired(a: Sequence[Fraction], b: Sequence[Fraction]) -> bool:
@@ -198,10 +215,12 @@ class _Window:
 
 @intrinsic(prefer_literal=True)
 def gather_tile(
-    typingctx, transform, x, at, row_stride, column_stride, top, bottom, left, right, channels,
+    typingctx, transform, form, x, at, row_stride, column_stride, top, bottom, left, right, channels,
     on_load, scale, scale_at, shift_at, out, out_at, out_stride, past_cache,
 ):  # fmt: skip
     """out[k] = element k of M X M' for `channels` channels; elements of X outside a window are 0 and not read.
+
+    M is the matrix that `transform` names of the algorithm `form`, an index of `FORMS`.
 
     Element (i, j) of X is at ``x[at + i * row_stride + j * column_stride]``, inside where top <= i < bottom and
     left <= j < right; if `on_load` it is max(0, scale x + shift), the coefficients of the first channel at
@@ -212,31 +231,24 @@ def gather_tile(
     if not isinstance(transform, types.Literal) or not isinstance(past_cache, types.Literal):
         return None
     i64 = types.int64
-    signature = types.void(transform, x, *[i64] * 8, types.boolean, scale, i64, i64, out, i64, i64, past_cache)
+    signature = types.void(transform, i64, x, *[i64] * 8, types.boolean, scale, i64, i64, out, i64, i64, past_cache)
 
     def codegen(context, builder, signature, arguments):
-        v = Vectors(context, builder, signature.args[1].dtype)
-        at, row_stride, column_stride, *bounds, channels, on_load = arguments[2:11]
-        scale_at, shift_at = arguments[12:14]
-        x, scale, out = (data_pointer(context, builder, signature.args[k], arguments[k]) for k in (1, 11, 14))
-        x, out = v.pointer(x, at), v.pointer(out, arguments[15])
+        v = Vectors(context, builder, signature.args[2].dtype)
+        at, row_stride, column_stride, *bounds, channels, on_load = arguments[3:12]
+        scale_at, shift_at = arguments[13:15]
+        x, scale, out = (data_pointer(context, builder, signature.args[k], arguments[k]) for k in (2, 12, 15))
+        x, out = v.pointer(x, at), v.pointer(out, arguments[16])
         coefficients = v.pointer(scale, scale_at), v.pointer(scale, shift_at)
-        matrix = _MATRICES[signature.args[0].literal_value]
-        streams = signature.args[-1].literal_value == 1
-        _emit_gather(
-            v,
-            matrix,
-            x,
-            row_stride,
-            column_stride,
-            bounds,
-            channels,
-            on_load,
-            coefficients,
-            out,
-            arguments[16],
-            streams,
-        )
+        out_stride, streams = arguments[17], signature.args[-1].literal_value == 1
+
+        def emit(matrix):
+            _emit_gather(
+                v, matrix, x, row_stride, column_stride, bounds, channels, on_load, coefficients,
+                out, out_stride, streams,
+            )  # fmt: skip
+
+        _for_form(builder, signature.args[0].literal_value, arguments[1], emit)
         return context.get_dummy_value()
 
     return signature, codegen
@@ -280,30 +292,34 @@ def _emit_gather(
 
 @intrinsic(prefer_literal=True)
 def scatter_tile(
-    typingctx, transform, x, at, stride, out, out_at, row_stride, column_stride, rows, columns, channels, add, bias,
-    bias_at, has_bias,
+    typingctx, transform, form, x, at, stride, out, out_at, row_stride, column_stride, rows, columns, channels, add,
+    bias, bias_at, has_bias,
 ):  # fmt: skip
     """out (+)= M X M' + bias for `channels` channels, at the first `rows` x `columns` elements of the result.
 
-    Element k of X is at ``x[at + k * stride]``, in whole vectors. Element (i, j) of the result goes to
-    ``out[out_at + i * row_stride + j * column_stride]``, added if `add`; the bias begins at ``bias[bias_at]``.
+    M is as in `gather_tile`. Element k of X is at ``x[at + k * stride]``, in whole vectors. Element (i, j) of the
+    result goes to ``out[out_at + i * row_stride + j * column_stride]``, added if `add`; the bias begins at
+    ``bias[bias_at]``.
     """
     if not isinstance(transform, types.Literal):
         return None
     i64, flag = types.int64, types.boolean
-    signature = types.void(transform, x, i64, i64, out, *[i64] * 6, flag, bias, i64, flag)
+    signature = types.void(transform, i64, x, i64, i64, out, *[i64] * 6, flag, bias, i64, flag)
 
     def codegen(context, builder, signature, arguments):
-        v = Vectors(context, builder, signature.args[1].dtype)
-        at, stride = arguments[2:4]
-        out_at, row_stride, column_stride, rows, columns, channels, add = arguments[5:12]
-        bias_at, has_bias = arguments[13:]
-        x, out, bias = (data_pointer(context, builder, signature.args[k], arguments[k]) for k in (1, 4, 12))
+        v = Vectors(context, builder, signature.args[2].dtype)
+        at, stride = arguments[3:5]
+        out_at, row_stride, column_stride, rows, columns, channels, add = arguments[6:13]
+        bias_at, has_bias = arguments[14:]
+        x, out, bias = (data_pointer(context, builder, signature.args[k], arguments[k]) for k in (2, 5, 13))
         x, out, bias = v.pointer(x, at), v.pointer(out, out_at), v.pointer(bias, bias_at)
-        matrix = _MATRICES[signature.args[0].literal_value]
-        _emit_scatter(
-            v, matrix, x, stride, out, row_stride, column_stride, rows, columns, channels, add, bias, has_bias
-        )
+
+        def emit(matrix):
+            _emit_scatter(
+                v, matrix, x, stride, out, row_stride, column_stride, rows, columns, channels, add, bias, has_bias
+            )
+
+        _for_form(builder, signature.args[0].literal_value, arguments[1], emit)
         return context.get_dummy_value()
 
     return signature, codegen

@@ -1,4 +1,6 @@
-"""Winograd's minimal filtering: a quarter of the multiplications of a 3x3 convolution, 36 hundredths of a 5x5 one.
+"""Winograd's minimal filtering: a quarter of the multiplications of a 3x3 convolution, nine sixteenths at stride 2.
+
+A 5x5 convolution takes 36 of 100.
 
 The output is cut into tiles of m x m pixels. A tile depends on n x n inputs d, n = m + r - 1 for an r x r kernel g, and
 with the matrices of F(m, r), which `toom_cook` derives, it is (Lavin and Gray, "Fast Algorithms for Convolutional
@@ -8,10 +10,13 @@ Neural Networks", CVPR 2016)::
 
 Summed over input channels, each of the n x n elementwise products is a product of matrices: [tiles, in] of transformed
 inputs times [in, out] of transformed weights. A block of tiles is transformed, multiplied and transformed back while it
-lies in cache. Both F(4x4, 3x3) and F(2x2, 5x5) have n = 6 and the same points, and so the same B.
+lies in cache. Both F(4x4, 3x3) and F(2x2, 5x5) have n = 6 and the same points, and so the same B. At stride 2 the
+kernel falls apart into 2x2, 2x1, 1x2 and 1x1 kernels on the four phases of the image, and F(4, 2) serves those of two
+taps: 9 multiplications in each direction, for windows of 9 inputs (`toom_cook.derive_strided`).
 
 The input gradient is the same correlation of dy with the kernel rotated by half a turn and its channels exchanged, at
-padding r - 1 - padding. The weight gradient is the adjoint of the formula above in g, summed over tiles::
+padding r - 1 - padding; at stride 2 it is no correlation, and has matrices of its own. The weight gradient is the
+adjoint of the formula above in g, summed over tiles::
 
     dg = G' [sum (B' d B) * (A dY A')] G
 
@@ -28,12 +33,11 @@ from cnnzoo.kernels import winograd_passes
 from cnnzoo.kernels.blocks import block_count, padded_ld
 from cnnzoo.kernels.convolution import ConvolutionShape, plain
 from cnnzoo.kernels.correlation import add_slots
-from cnnzoo.kernels.costs import COST_LANES, MULTIPLY_ADD, TRANSFORMED_VECTORS, TRANSFORMED_WEIGHTS, count_vectors
+from cnnzoo.kernels.costs import COST_LANES, MULTIPLY_ADD, TRANSFORMED_VECTOR, TRANSFORMED_WEIGHTS, count_vectors
+from cnnzoo.kernels.forms import FORMS, STRIDE_1_KERNEL_3, STRIDE_1_KERNEL_5, STRIDE_2, STRIDE_2_GRADIENT
 from cnnzoo.kernels.vectors import VECTOR_BYTES, panel_columns
 from cnnzoo.kernels.winograd_passes import (
-    GRID,
     PAD,
-    PRODUCTS,
     WEIGHT_DEPTH,
     correlate_tile_weights,
     correlate_tiles,
@@ -42,12 +46,19 @@ from cnnzoo.kernels.winograd_passes import (
 )
 
 MINIMUM_TASKS = 32  # work is cut into so many tasks where the shape allows, for machines of many cores
-BLOCK_TILES = 32  # tiles of a block, about: with 64 channels their transforms take a third of a 1 MiB cache
+BLOCK_TILES = 16  # tiles of a block, about: with 256 channels their transforms take six tenths of a 1 MiB cache
 LARGEST_BLOCK = 96  # tiles of a block that holds whole rows of tiles, so that it is a run of output pixels
 LARGEST_REPETITION = 2  # inputs that more tasks need than this are transformed once for all of them
-GRADIENT_TILES = 24  # tiles of a block of the weight gradient
+GRADIENT_BLOCK = 1152  # grid elements of a block of the weight gradient, over all its tiles: 32 of 6x6
 CHANNEL_BLOCK = 64  # a weight gradient's task owns so many input and output channels: sums of 590 KB in float32
 SLAB_BYTES = 10 * 1024 * 1024  # transformed weights are made and used in slabs of this size, which a large cache holds
+
+# The forms of forward and of the input gradient, by kernel and stride; the weight gradient has that of forward.
+FORMS_OF = {
+    (3, 1): (STRIDE_1_KERNEL_3, STRIDE_1_KERNEL_3),
+    (5, 1): (STRIDE_1_KERNEL_5, STRIDE_1_KERNEL_5),
+    (3, 2): (STRIDE_2, STRIDE_2_GRADIENT),
+}
 
 
 @dataclass(frozen=True)
@@ -87,25 +98,28 @@ class _Correlation:
     scratch: int
 
     @staticmethod
-    def plan(kernel, images, source, depth, target, columns, padding, transposed, itemsize):
+    def plan(form_index, kernel, images, source, depth, target, columns, padding, transposed, itemsize):
         """Return the correlation of `source` with `depth` channels, at `padding`, to `target` with `columns`."""
-        tile, width = GRID + 1 - kernel, panel_columns(itemsize)
+        form, width = FORMS[form_index], panel_columns(itemsize)
+        tile, products = form.tile, form.products
         down, across = (block_count(extent, tile) for extent in target)
         # Whole rows of tiles are runs of pixels; the last of an image may be lower, so then a block is whole images.
         unit = across if target[0] % tile == 0 else down * across
         is_run = unit <= LARGEST_BLOCK
         tiles = max(1, BLOCK_TILES // unit) * unit if is_run else BLOCK_TILES
-        panel = PRODUCTS * (depth * width + PAD)
+        panel = products * (depth * width + PAD)
         panels = block_count(columns, width)
         slab = block_count(panels, block_count(panels, max(1, SLAB_BYTES // (panel * itemsize))))
         blocks = block_count(images * down * across, tiles)
         groups = min(slab, block_count(MINIMUM_TASKS, blocks))
-        inputs, outputs = PRODUCTS * (tiles * padded_ld(depth) + PAD), PRODUCTS * (tiles * width + PAD)
+        inputs, outputs = products * (tiles * padded_ld(depth) + PAD), products * (tiles * width + PAD)
         is_shared = groups * block_count(panels, slab) > LARGEST_REPETITION
+        geometry = [
+            kernel, images, *source, depth, *target, columns, padding, down, across, tiles,
+            form_index, products, tile, form.step,
+        ]  # fmt: skip
         return _Correlation(
-            geometry=np.array(
-                [kernel, images, *source, depth, *target, columns, padding, down, across, tiles], np.int64
-            ),
+            geometry=np.array(geometry, np.int64),
             transposed=transposed,
             columns=columns,
             slab=slab * width,
@@ -149,31 +163,33 @@ class Winograd:
         """Return why this algorithm cannot take `shape`, or None."""
         if shape.groups > 1:
             return "takes no groups"
-        if shape.kernel not in (3, 5) or shape.stride != 1 or shape.padding >= shape.kernel:
-            return "takes 3x3 and 5x5 kernels at stride 1, with less padding than that"
+        if (shape.kernel, shape.stride) not in FORMS_OF or shape.padding >= shape.kernel:
+            return "takes 3x3 and 5x5 kernels at stride 1 and 3x3 ones at stride 2, with less padding than that"
+        if shape.stride == 2 and shape.padding != 1:
+            return "takes a padding of 1 at stride 2"
         return None
 
     @staticmethod
     def costs(shape: ConvolutionShape) -> dict[str, float]:
         """Return the estimated cost of each pass; see `cnnzoo.kernels.costs`."""
-        s, tile = shape, GRID + 1 - shape.kernel
+        s, forms = shape, [FORMS[index] for index in FORMS_OF[shape.kernel, shape.stride]]
         ins, outs = count_vectors(s.in_channels), count_vectors(s.out_channels)
 
-        def correlation(extents, depth, depth_vectors, columns):
-            tiles = s.images * block_count(extents[0], tile) * block_count(extents[1], tile)
-            products = PRODUCTS * tiles * depth * columns * COST_LANES
-            transforms = tiles * (depth_vectors + columns) * TRANSFORMED_VECTORS
-            return products * MULTIPLY_ADD + transforms + depth * columns * TRANSFORMED_WEIGHTS
+        def correlation(form, extents, depth, depth_vectors, columns):
+            tiles = s.images * block_count(extents[0], form.tile) * block_count(extents[1], form.tile)
+            products = tiles * depth * columns * COST_LANES * MULTIPLY_ADD
+            transforms = tiles * (depth_vectors + columns) * TRANSFORMED_VECTOR
+            return form.products * (products + transforms) + depth * columns * TRANSFORMED_WEIGHTS
 
-        forward = correlation((s.out_height, s.out_width), s.in_channels, ins, outs)
+        forward = correlation(forms[0], (s.out_height, s.out_width), s.in_channels, ins, outs)
         # The weight gradient transforms the tiles of each block of channels again for each block of the others.
-        tiles = s.images * block_count(s.out_height, tile) * block_count(s.out_width, tile)
+        tiles = s.images * block_count(s.out_height, forms[0].tile) * block_count(s.out_width, forms[0].tile)
         in_blocks, out_blocks = (block_count(c, CHANNEL_BLOCK) for c in (s.in_channels, s.out_channels))
         again = tiles * (ins * (out_blocks - 1) + outs * (in_blocks - 1))
         return {
             "forward": forward,
-            "input_gradient": correlation((s.height, s.width), s.out_channels, outs, ins),
-            "weight_gradient": forward + again * TRANSFORMED_VECTORS,
+            "input_gradient": correlation(forms[1], (s.height, s.width), s.out_channels, outs, ins),
+            "weight_gradient": forward + again * forms[0].products * TRANSFORMED_VECTOR,
         }
 
     def __init__(self, shape: ConvolutionShape, dtype: np.dtype):
@@ -183,11 +199,13 @@ class Winograd:
         self._nothing = np.empty(0, self.dtype)
         self._plain = plain(self.dtype)
         itemsize, source, target = self.dtype.itemsize, (s.height, s.width), (s.out_height, s.out_width)
+        forward, gradient = FORMS_OF[s.kernel, s.stride]
         self._forward = _Correlation.plan(
-            s.kernel, s.images, source, s.in_channels, target, s.out_channels, s.padding, False, itemsize
+            forward, s.kernel, s.images, source, s.in_channels, target, s.out_channels, s.padding, False, itemsize
         )
+        padding = s.kernel - 1 - s.padding if s.stride == 1 else 0
         self._gradient = _Correlation.plan(
-            s.kernel, s.images, target, s.out_channels, source, s.in_channels, s.kernel - 1 - s.padding, True, itemsize
+            gradient, s.kernel, s.images, target, s.out_channels, source, s.in_channels, padding, True, itemsize
         )
         self.statistics_rows = self._forward.rows_per_block
         self._plan_weight_gradient()
@@ -224,16 +242,14 @@ class Winograd:
             add_slots(slot_sums, self._slots, dw.size, dw, accumulate)
 
     def _correlate(self, c, x, ldx, w, y, ldy, scratch, prologue, accumulate, bias, statistics):
-        s, on_x = self.shape, prologue or self._plain
+        on_x = prologue or self._plain
         start = -scratch.ctypes.data % VECTOR_BYTES // scratch.itemsize
         u, v, per_thread = np.split(scratch[start:], [c.weights, c.shared])
         if v.size > 0:
             transform_inputs(c.geometry, x, ldx, on_x.kind, on_x.coefficients, v)
         for first in range(0, c.columns, c.slab):
             columns = min(c.slab, c.columns - first)
-            transform_weights(
-                s.kernel, w, s.in_channels, s.out_channels, c.transposed, first, columns, u, per_thread, c.scratch
-            )
+            transform_weights(c.geometry, w, c.transposed, first, columns, u, per_thread, c.scratch)
             correlate_tiles(
                 c.geometry, x, ldx, on_x.kind, on_x.coefficients, v, u, first, columns, c.group, y, ldy, accumulate,
                 bias, statistics, c.rows_per_block or 0, per_thread, c.scratch,
@@ -241,9 +257,10 @@ class Winograd:
 
     def _plan_weight_gradient(self) -> None:
         s, width = self.shape, panel_columns(self.dtype.itemsize)
+        products = FORMS[FORMS_OF[s.kernel, s.stride][0]].products
         self._weight_geometry = self._forward.geometry.copy()
         all_tiles = winograd_passes.all_tiles.py_func(self._weight_geometry)
-        tiles = self._weight_geometry[winograd_passes.BLOCK] = min(GRADIENT_TILES, all_tiles)
+        tiles = self._weight_geometry[winograd_passes.BLOCK] = min(GRADIENT_BLOCK // products, all_tiles)
         self._row_block = min(CHANNEL_BLOCK, s.in_channels)
         panels = block_count(min(CHANNEL_BLOCK, s.out_channels), width)
         self._column_block = panels * width
@@ -252,4 +269,4 @@ class Winograd:
         weights = s.kernel**2 * s.in_channels * s.out_channels
         self._slot_size = self._slots * weights if self._slots > 1 else 0
         inputs, outputs = tiles * padded_ld(self._row_block) + PAD, panels * (tiles * width + PAD)
-        self._weight_scratch = PRODUCTS * (inputs + outputs + self._row_block * self._column_block + PAD)
+        self._weight_scratch = products * (inputs + outputs + self._row_block * self._column_block + PAD)

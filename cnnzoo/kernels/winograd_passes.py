@@ -10,32 +10,28 @@ from cnnzoo.kernels.convolution import PLAIN
 from cnnzoo.kernels.gemm import multiply_block, pack_columns
 from cnnzoo.kernels.transforms import (
     INPUT,
-    OUTPUT_3,
-    OUTPUT_5,
-    OUTPUT_GRADIENT_3,
-    OUTPUT_GRADIENT_5,
-    WEIGHT_GRADIENT_3,
-    WEIGHT_GRADIENT_5,
-    WEIGHTS_3,
-    WEIGHTS_5,
+    OUTPUT,
+    OUTPUT_GRADIENT,
+    WEIGHT_GRADIENT,
+    WEIGHTS,
     finish_stores,
     gather_tile,
     scatter_tile,
 )
 from cnnzoo.kernels.vectors import panel_width
 
-GRID = 6  # inputs of a tile, in each direction; its outputs are GRID + 1 - kernel
-PRODUCTS = GRID * GRID
 PAD = 16  # elements between the matrices of neighboring products: equal places then fall on different cache sets
 WEIGHT_DEPTH = 32  # rows of weights that one task transforms
 INPUT_CHANNELS = 128  # channels of a block of tiles that one task transforms; a multiple of every vector
 
-# A convolution's geometry travels as one int64 array; these are its fields. The source has DEPTH channels, the target
-# COLUMNS. DOWN x ACROSS tiles make an image; a block is BLOCK of them, in the order of images, rows and columns.
+# A convolution's geometry travels as one int64 array; these are its fields. FORM is the algorithm, of PRODUCTS matrix
+# products, whose tiles are TILE x TILE pixels of the target and read windows of the source that lie STEP apart. The
+# source has DEPTH channels, the target COLUMNS. DOWN x ACROSS tiles make an image; a block is BLOCK of them, in the
+# order of images, rows and columns.
 (
     KERNEL, IMAGES, SOURCE_HEIGHT, SOURCE_WIDTH, DEPTH, TARGET_HEIGHT, TARGET_WIDTH, COLUMNS, PADDING,
-    DOWN, ACROSS, BLOCK,
-) = range(12)  # fmt: skip
+    DOWN, ACROSS, BLOCK, FORM, PRODUCTS, TILE, STEP,
+) = range(16)  # fmt: skip
 
 
 @worker
@@ -53,74 +49,64 @@ def _tile_place(g, tile):
 
 
 @worker
-def _gather_weights(kernel_size, w, at, row_stride, column_stride, count, u, to, matrix):
-    n = kernel_size
-    if n == 3:
-        gather_tile(
-            WEIGHTS_3, w, at, row_stride, column_stride, 0, n, 0, n, count, False, w, 0, 0, u, to, matrix, 1
-        )  # fmt: skip
-    else:
-        gather_tile(
-            WEIGHTS_5, w, at, row_stride, column_stride, 0, n, 0, n, count, False, w, 0, 0, u, to, matrix, 1
-        )  # fmt: skip
+def _gather_weights(g, w, at, row_stride, column_stride, count, u, to, matrix):
+    n = g[KERNEL]
+    gather_tile(
+        WEIGHTS, g[FORM], w, at, row_stride, column_stride, 0, n, 0, n, count, False, w, 0, 0, u, to, matrix, 1
+    )  # fmt: skip
 
 
-@kernel("void(i8, T[::1], i8, i8, bool_, i8, i8, T[::1], T[::1], i8)", parallel=True)
-def transform_weights(
-    kernel_size, w, in_channels, out_channels, transposed, first, columns, u, scratch, scratch_stride
-):
-    """u = G w G' for columns first .. first + columns: panels of [PRODUCTS][depth][panel width], PAD after each matrix.
+@kernel("void(i8[::1], T[::1], bool_, i8, i8, T[::1], T[::1], i8)", parallel=True)
+def transform_weights(g, w, transposed, first, columns, u, scratch, scratch_stride):
+    """u = G w G' for columns first .. first + columns: panels of [PRODUCTS][DEPTH][panel width], PAD after each matrix.
 
-    Columns are output channels and the depth is the input channels; or, if `transposed`, the other way round and the
-    kernel rotated by half a turn. `first` is a multiple of the panel width, and `u` is aligned to vectors: it is
-    written past the caches, since to write what another core has read lately takes ten times as long.
+    `w` is [kernel, kernel, DEPTH, COLUMNS]; or, if `transposed`, [kernel, kernel, COLUMNS, DEPTH], and taken rotated by
+    half a turn. `first` is a multiple of the panel width, and `u` is aligned to vectors: it is written past the caches,
+    since to write what another core has read lately takes ten times as long.
     """
-    width, taps = panel_width(w), kernel_size * kernel_size
-    depth = out_channels if transposed else in_channels
+    kernel_size, depth, width = g[KERNEL], g[DEPTH], panel_width(w)
+    taps, ldw = kernel_size * kernel_size, depth if transposed else g[COLUMNS]
     chunks = block_count(depth, WEIGHT_DEPTH)
-    tap = in_channels * out_channels
+    tap = depth * g[COLUMNS]
     matrix = depth * width + PAD
     for item in prange(block_count(columns, width) * chunks):
         panel, chunk = np.int64(item) // chunks, np.int64(item) % chunks
         column, k_from = panel * width, chunk * WEIGHT_DEPTH
         count, k_count = min(width, columns - column), min(WEIGHT_DEPTH, depth - k_from)
-        to = panel * PRODUCTS * matrix + k_from * width
+        to = panel * g[PRODUCTS] * matrix + k_from * width
         if transposed:
             size = WEIGHT_DEPTH * width
             at = np.int64(get_thread_id()) * scratch_stride
             for t in range(taps):
-                start = t * tap + (first + column) * out_channels + k_from
-                pack_columns(k_count, count, w, start, out_channels, scratch, at + t * size, size)
+                start = t * tap + (first + column) * ldw + k_from
+                pack_columns(k_count, count, w, start, ldw, scratch, at + t * size, size)
             at += (taps - 1) * size
             for k in range(k_count):
-                _gather_weights(
-                    kernel_size, scratch, at + k * width, -kernel_size * size, -size, count, u, to + k * width, matrix
-                )
+                taps_at = at + k * width
+                _gather_weights(g, scratch, taps_at, -kernel_size * size, -size, count, u, to + k * width, matrix)
         else:
-            at = k_from * out_channels + first + column
+            at = k_from * ldw + first + column
             for k in range(k_count):
-                _gather_weights(
-                    kernel_size, w, at + k * out_channels, kernel_size * tap, tap, count, u, to + k * width, matrix
-                )
+                _gather_weights(g, w, at + k * ldw, kernel_size * tap, tap, count, u, to + k * width, matrix)
         finish_stores()
 
 
 @worker
 def _gather_inputs(g, first, count, x, ldx, kind, coefficients, channel, channels, v, v_at, ldv, matrix, past_cache):
     """v[k][t] = B' d B for tiles first .. first + count; `matrix` elements lie between the products' matrices."""
-    height, width, tile = g[SOURCE_HEIGHT], g[SOURCE_WIDTH], GRID + 1 - g[KERNEL]
+    height, width, step = g[SOURCE_HEIGHT], g[SOURCE_WIDTH], g[STEP]
     image, i, j = _tile_place(g, first)
     for t in range(count):
-        h, w = i * tile - g[PADDING], j * tile - g[PADDING]
+        h, w = i * step - g[PADDING], j * step - g[PADDING]
         at = ((image * height + h) * width + w) * ldx + channel
         if past_cache:
             gather_tile(
-                INPUT, x, at, width * ldx, ldx, -h, height - h, -w, width - w, channels,
+                INPUT, g[FORM], x, at, width * ldx, ldx, -h, height - h, -w, width - w, channels,
                 kind != PLAIN, coefficients, channel, g[DEPTH] + channel, v, v_at + t * ldv, matrix, 1,
             )  # fmt: skip
         else:
             gather_tile(
-                INPUT, x, at, width * ldx, ldx, -h, height - h, -w, width - w, channels,
+                INPUT, g[FORM], x, at, width * ldx, ldx, -h, height - h, -w, width - w, channels,
                 kind != PLAIN, coefficients, channel, g[DEPTH] + channel, v, v_at + t * ldv, matrix, 0,
             )  # fmt: skip
         j += 1
@@ -131,21 +117,15 @@ def _gather_inputs(g, first, count, x, ldx, kind, coefficients, channel, channel
 @worker
 def _scatter_outputs(g, first, count, m, m_at, ldm, matrix, y, ldy, column, columns, accumulate, bias):
     """y (+)= A' m A + bias for tiles first .. first + count."""
-    height, width, tile = g[TARGET_HEIGHT], g[TARGET_WIDTH], GRID + 1 - g[KERNEL]
+    height, width, tile = g[TARGET_HEIGHT], g[TARGET_WIDTH], g[TILE]
     image, i, j = _tile_place(g, first)
     for t in range(count):
         h, w = i * tile, j * tile
         at = ((image * height + h) * width + w) * ldy + column
-        if g[KERNEL] == 3:
-            scatter_tile(
-                OUTPUT_3, m, m_at + t * ldm, matrix, y, at, width * ldy, ldy, height - h, width - w, columns,
-                accumulate, bias, column, bias.size > 0,
-            )  # fmt: skip
-        else:
-            scatter_tile(
-                OUTPUT_5, m, m_at + t * ldm, matrix, y, at, width * ldy, ldy, height - h, width - w, columns,
-                accumulate, bias, column, bias.size > 0,
-            )  # fmt: skip
+        scatter_tile(
+            OUTPUT, g[FORM], m, m_at + t * ldm, matrix, y, at, width * ldy, ldy, height - h, width - w, columns,
+            accumulate, bias, column, bias.size > 0,
+        )  # fmt: skip
         j += 1
         if j == g[ACROSS]:
             image, i, j = _tile_place(g, first + t + 1)
@@ -155,7 +135,7 @@ def _scatter_outputs(g, first, count, m, m_at, ldm, matrix, y, ldy, column, colu
 def _block_elements(g, channels):
     """Elements between the transformed inputs of two products of a block, and all of the block."""
     matrix = g[BLOCK] * padded_ld(channels) + PAD
-    return matrix, PRODUCTS * matrix
+    return matrix, g[PRODUCTS] * matrix
 
 
 @kernel("void(i8[::1], T[::1], i8, i8, T[::1], T[::1])", parallel=True)
@@ -186,9 +166,9 @@ def _correlate_block(
     count = min(size, all_tiles(g) - first)
     v_matrix, m_matrix, u_matrix = _block_elements(g, depth)[0], size * width + PAD, depth * width + PAD
     for j in range(0, columns, width):
-        panel_at = u_at + j // width * PRODUCTS * u_matrix
+        panel_at = u_at + j // width * g[PRODUCTS] * u_matrix
         n = min(width, columns - j)
-        for k in range(PRODUCTS):
+        for k in range(g[PRODUCTS]):
             multiply_block(
                 count, n, depth, v, v_at + k * v_matrix, padded_ld(depth), 1, u, panel_at + k * u_matrix, 0,
                 m, m_at + k * m_matrix, width, False,
@@ -220,7 +200,7 @@ def correlate_tiles(
     elements a thread.
     """
     blocks, groups = block_count(all_tiles(g), g[BLOCK]), block_count(columns, group)
-    panel = PRODUCTS * (g[DEPTH] * panel_width(x) + PAD)
+    panel = g[PRODUCTS] * (g[DEPTH] * panel_width(x) + PAD)
     for item in prange(blocks * groups):
         block, j = np.int64(item) % blocks, np.int64(item) // blocks * group
         at = np.int64(get_thread_id()) * scratch_stride
@@ -242,24 +222,18 @@ def correlate_tiles(
 @worker
 def _gather_output_gradients(g, first, count, dy, lddy, column, columns, d, d_at, matrix):
     """Write A dy A' for tiles first .. first + count as panels of [PRODUCTS][tiles][panel width]."""
-    height, width, tile = g[TARGET_HEIGHT], g[TARGET_WIDTH], GRID + 1 - g[KERNEL]
+    height, width, tile = g[TARGET_HEIGHT], g[TARGET_WIDTH], g[TILE]
     lanes = panel_width(dy)
     for c in range(0, columns, lanes):
-        n, to = min(lanes, columns - c), d_at + c // lanes * PRODUCTS * matrix
+        n, to = min(lanes, columns - c), d_at + c // lanes * g[PRODUCTS] * matrix
         image, i, j = _tile_place(g, first)
         for t in range(count):
             h, w = i * tile, j * tile
             at = ((image * height + h) * width + w) * lddy + column + c
-            if g[KERNEL] == 3:
-                gather_tile(
-                    OUTPUT_GRADIENT_3, dy, at, width * lddy, lddy, 0, height - h, 0, width - w, n,
-                    False, dy, 0, 0, d, to + t * lanes, matrix, 0,
-                )  # fmt: skip
-            else:
-                gather_tile(
-                    OUTPUT_GRADIENT_5, dy, at, width * lddy, lddy, 0, height - h, 0, width - w, n,
-                    False, dy, 0, 0, d, to + t * lanes, matrix, 0,
-                )  # fmt: skip
+            gather_tile(
+                OUTPUT_GRADIENT, g[FORM], dy, at, width * lddy, lddy, 0, height - h, 0, width - w, n,
+                False, dy, 0, 0, d, to + t * lanes, matrix, 0,
+            )  # fmt: skip
             j += 1
             if j == g[ACROSS]:
                 image, i, j = _tile_place(g, first + t + 1)
@@ -272,14 +246,9 @@ def _scatter_weight_gradient(g, u, u_at, ldu, matrix, channel, channels, column,
     tap = g[DEPTH] * all_columns
     for c in range(channels):
         at = out_at + (channel + c) * all_columns + column
-        if n == 3:
-            scatter_tile(
-                WEIGHT_GRADIENT_3, u, u_at + c * ldu, matrix, out, at, n * tap, tap, n, n, columns, add, u, 0, False
-            )
-        else:
-            scatter_tile(
-                WEIGHT_GRADIENT_5, u, u_at + c * ldu, matrix, out, at, n * tap, tap, n, n, columns, add, u, 0, False
-            )
+        scatter_tile(
+            WEIGHT_GRADIENT, g[FORM], u, u_at + c * ldu, matrix, out, at, n * tap, tap, n, n, columns, add, u, 0, False
+        )
 
 
 @worker
@@ -291,8 +260,8 @@ def _weight_gradient_block(
     size, width = g[BLOCK], panel_width(x)
     ldv, ldu = padded_ld(channels), block_count(columns, width) * width
     v_matrix, d_matrix, u_matrix = size * ldv + PAD, size * width + PAD, channels * ldu + PAD
-    d_at = v_at + PRODUCTS * v_matrix
-    u_at = d_at + PRODUCTS * d_matrix * (ldu // width)
+    d_at = v_at + g[PRODUCTS] * v_matrix
+    u_at = d_at + g[PRODUCTS] * d_matrix * (ldu // width)
     for block in range(first_block, last_block):
         first = block * size
         count = min(size, all_tiles(g) - first)
@@ -300,10 +269,10 @@ def _weight_gradient_block(
             g, first, count, x, ldx, kind, coefficients, channel, channels, scratch, v_at, ldv, v_matrix, False
         )
         _gather_output_gradients(g, first, count, dy, lddy, column, columns, scratch, d_at, d_matrix)
-        for k in range(PRODUCTS):
+        for k in range(g[PRODUCTS]):
             multiply_block(
                 channels, columns, count, scratch, v_at + k * v_matrix, 1, ldv, scratch, d_at + k * d_matrix,
-                PRODUCTS * d_matrix, scratch, u_at + k * u_matrix, ldu, block > first_block,
+                g[PRODUCTS] * d_matrix, scratch, u_at + k * u_matrix, ldu, block > first_block,
             )  # fmt: skip
     _scatter_weight_gradient(g, scratch, u_at, ldu, u_matrix, channel, channels, column, columns, out, out_at, add)
 

@@ -1,5 +1,6 @@
 """Winograd convolution: its matrices, exactly; all passes against the definition, with all that they do on the side."""
 
+import math
 from fractions import Fraction
 
 import numpy as np
@@ -8,8 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cnnzoo.kernels.convolution import ConvolutionShape
-from cnnzoo.kernels.toom_cook import derive, transpose
-from cnnzoo.kernels.winograd import Winograd
+from cnnzoo.kernels.forms import FORMS
+from cnnzoo.kernels.toom_cook import derive, derive_strided, derive_strided_gradient, transpose
+from cnnzoo.kernels.winograd import FORMS_OF, Winograd
 from tests.kernels.convolution_layer import (
     Layer,
     assert_all_passes,
@@ -32,6 +34,8 @@ SHAPES = [
     ConvolutionShape(40, 9, 9, 10, 12, 3, 1, 0),
     ConvolutionShape(1, 5, 400, 4, 8, 3, 1, 1),
     ConvolutionShape(2, 13, 11, 24, 40, 5, 1, 2),
+    ConvolutionShape(2, 13, 22, 24, 40, 3, 2, 1),
+    ConvolutionShape(1, 8, 8, 200, 300, 3, 2, 1),
 ]
 
 fractions = st.integers(-9, 9).map(Fraction)
@@ -40,17 +44,17 @@ fractions = st.integers(-9, 9).map(Fraction)
 @st.composite
 def shapes(draw, channels=40, largest_image=15):
     """Draw a convolution that the algorithm takes, with at least one output pixel."""
-    kernel = draw(st.sampled_from([3, 3, 5]))
-    padding = draw(st.integers(0, kernel - 1))
+    kernel, stride = draw(st.sampled_from([(3, 1), (5, 1), (3, 2)]))
+    padding = draw(st.integers(0, kernel - 1)) if stride == 1 else 1
     sizes = st.integers(max(1, kernel - 2 * padding), largest_image)
     extents = draw(st.integers(1, 4)), draw(sizes), draw(sizes)
     return ConvolutionShape(
-        *extents, draw(st.integers(1, channels)), draw(st.integers(1, channels)), kernel, 1, padding
+        *extents, draw(st.integers(1, channels)), draw(st.integers(1, channels)), kernel, stride, padding
     )
 
 
 def name_of(s):
-    return f"{s.images}x{s.height}x{s.width}-{s.in_channels}to{s.out_channels}-k{s.kernel}p{s.padding}"
+    return f"{s.images}x{s.height}x{s.width}-{s.in_channels}to{s.out_channels}-k{s.kernel}s{s.stride}p{s.padding}"
 
 
 class _Absolute:
@@ -59,14 +63,15 @@ class _Absolute:
     Each number on the way to a result has an error relative to the sum of the absolute values of its terms.
     """
 
-    def __init__(self, shape):
-        self.shape, self.m = shape, 7 - shape.kernel
-        self.a, self.g, self.b = (np.abs(np.array(matrix, float)) for matrix in derive(self.m, shape.kernel))
+    def __init__(self, form):
+        self.m, self.step = form.tile, form.step
+        self.a, self.g, self.b = (np.abs(np.array(matrix, float)) for matrix in form.matrices)
+        self.window = self.b.shape[1]
 
     def tiles(self, x, size, step, padding, extents):
         """Return the [size, size] patches of x, `step` apart, that `extents` outputs need."""
         down, across = (-(-extent // self.m) for extent in extents)
-        padded = np.zeros((x.shape[0], down * step + 6, across * step + 6, x.shape[3]))
+        padded = np.zeros((x.shape[0], down * step + size, across * step + size, x.shape[3]))
         rows, columns = (min(x.shape[k], padded.shape[k] - padding) for k in (1, 2))
         padded[:, padding : padding + rows, padding : padding + columns] = np.abs(x)[:, :rows, :columns]
         return [
@@ -77,18 +82,16 @@ class _Absolute:
     def correlate(self, x, w, padding, extents):
         u = np.einsum("ki,lj,ijco->klco", self.g, self.g, np.abs(w))
         rows = []
-        for line in self.tiles(x, 6, self.m, padding, extents):
+        for line in self.tiles(x, self.window, self.step, padding, extents):
             products = [np.einsum("ki,lj,nijc,klco->nklo", self.b, self.b, d, u, optimize=True) for d in line]
             rows.append(np.concatenate([np.einsum("ik,jl,nklo->nijo", self.a, self.a, m) for m in products], axis=2))
         return np.concatenate(rows, axis=1)[:, : extents[0], : extents[1]]
 
-    def weight_gradient(self, x, dy):
-        s = self.shape
-        extents = s.out_height, s.out_width
+    def weight_gradient(self, x, dy, padding):
+        extents = dy.shape[1:3]
         total = 0.0
-        pairs = zip(
-            self.tiles(x, 6, self.m, s.padding, extents), self.tiles(dy, self.m, self.m, 0, extents), strict=True
-        )
+        inputs_of_tiles = self.tiles(x, self.window, self.step, padding, extents)
+        pairs = zip(inputs_of_tiles, self.tiles(dy, self.m, self.m, 0, extents), strict=True)
         for inputs, gradients in pairs:
             for d, dy_tile in zip(inputs, gradients, strict=True):
                 v = np.einsum("ki,lj,nijc->nklc", self.b, self.b, d)
@@ -103,18 +106,31 @@ TRANSFORMS = 3 * 2 * 7
 
 def errors(shape, x, w, dy):
     """Return (roundings, sizes) of each pass."""
-    absolute = _Absolute(shape)
+    forward, gradient = (_Absolute(FORMS[index]) for index in FORMS_OF[shape.kernel, shape.stride])
     rotated = np.flip(w, (0, 1)).swapaxes(2, 3)
-    tiles = shape.images * -(-shape.out_height // absolute.m) * -(-shape.out_width // absolute.m)
     extents = (shape.out_height, shape.out_width), (shape.height, shape.width)
+    tiles = shape.images * math.prod(-(-extent // forward.m) for extent in extents[0])
+    padding = shape.kernel - 1 - shape.padding if shape.stride == 1 else 0
     return {
-        "forward": (shape.in_channels + TRANSFORMS, absolute.correlate(x, w, shape.padding, extents[0])),
-        "input_gradient": (
-            shape.out_channels + TRANSFORMS,
-            absolute.correlate(dy, rotated, shape.kernel - 1 - shape.padding, extents[1]),
-        ),
-        "weight_gradient": (tiles + TRANSFORMS, absolute.weight_gradient(x, dy)),
+        "forward": (shape.in_channels + TRANSFORMS, forward.correlate(x, w, shape.padding, extents[0])),
+        "input_gradient": (shape.out_channels + TRANSFORMS, gradient.correlate(dy, rotated, padding, extents[1])),
+        "weight_gradient": (tiles + TRANSFORMS, forward.weight_gradient(x, dy, shape.padding)),
     }
+
+
+def times(matrix, x):
+    return [sum(c * value for c, value in zip(row, x, strict=True)) for row in matrix]
+
+
+def apply(matrices, d, g):
+    """Return A' [(G g) * (B' d)]."""
+    return times(
+        matrices.output, [a * b for a, b in zip(times(matrices.weights, g), times(matrices.input, d), strict=True)]
+    )
+
+
+def draw_fractions(data, count):
+    return data.draw(st.lists(fractions, min_size=count, max_size=count))
 
 
 @given(data=st.data(), m=st.integers(1, 4), r=st.integers(1, 5))
@@ -123,16 +139,26 @@ def test_matrices_give_the_correlation_exactly(data, m, r):
         with pytest.raises(ValueError, match="at most 6 multiplications"):
             derive(m, r)
         return
-    d = data.draw(st.lists(fractions, min_size=m + r - 1, max_size=m + r - 1))
-    g = data.draw(st.lists(fractions, min_size=r, max_size=r))
-    matrices = derive(m, r)
+    d, g = draw_fractions(data, m + r - 1), draw_fractions(data, r)
+    assert apply(derive(m, r), d, g) == [sum(d[i + k] * g[k] for k in range(r)) for i in range(m)]
 
-    def times(matrix, x):
-        return [sum(c * value for c, value in zip(row, x, strict=True)) for row in matrix]
 
-    products = [a * b for a, b in zip(times(matrices.weights, g), times(matrices.input, d), strict=True)]
-    expected = [sum(d[i + k] * g[k] for k in range(r)) for i in range(m)]
-    assert times(matrices.output, products) == expected
+@given(data=st.data(), m=st.integers(1, 5))
+def test_matrices_of_stride_2_give_the_correlation_exactly(data, m):
+    d, g = draw_fractions(data, 2 * m + 1), draw_fractions(data, 3)
+    assert apply(derive_strided(m), d, g) == [sum(d[2 * i + k] * g[k] for k in range(3)) for i in range(m)]
+
+
+@given(data=st.data(), m=st.integers(1, 5))
+def test_matrices_of_stride_2_give_the_input_gradient_exactly(data, m):
+    """At padding 1, output i reads inputs 2 i - 1, 2 i and 2 i + 1."""
+    dy, g = draw_fractions(data, m + 1), draw_fractions(data, 3)
+    dx = [Fraction(0)] * (2 * m)
+    for i in range(m + 1):
+        for k in range(3):
+            if 0 <= 2 * i + k - 1 < 2 * m:
+                dx[2 * i + k - 1] += dy[i] * g[k]
+    assert apply(derive_strided_gradient(m), dy, g[::-1]) == dx
 
 
 def test_transpose():
@@ -218,7 +244,8 @@ def test_fixed_shapes_take_every_path(dtype):
 @pytest.mark.parametrize(
     ("shape", "reason"),
     [
-        (ConvolutionShape(1, 8, 8, 4, 4, 3, 2, 1), "at stride 1"),
+        (ConvolutionShape(1, 8, 8, 4, 4, 5, 2, 1), "3x3 ones at stride 2"),
+        (ConvolutionShape(1, 8, 8, 4, 4, 3, 2, 0), "a padding of 1"),
         (ConvolutionShape(1, 8, 8, 4, 4, 3, 1, 3), "less padding"),
         (ConvolutionShape(1, 8, 8, 4, 4, 1), "takes 3x3 and 5x5"),
         (ConvolutionShape(1, 8, 8, 4, 4, 3, 1, 1, 4), "no groups"),

@@ -1,0 +1,31 @@
+"""The nested algorithms of Winograd's convolutions: which matrices, and how their tiles lie."""
+
+from typing import NamedTuple
+
+from cnnzoo.kernels.toom_cook import Matrices, derive, derive_strided, derive_strided_gradient
+
+
+class Form(NamedTuple):
+    """One nested algorithm: tiles of `tile` x `tile` outputs, from windows of inputs that lie `step` apart."""
+
+    matrices: Matrices
+    step: int
+
+    @property
+    def tile(self) -> int:
+        return len(self.matrices.output)
+
+    @property
+    def products(self) -> int:
+        """Multiplications of a tile, for each pair of channels."""
+        return len(self.matrices.input) ** 2
+
+
+# Indices of FORMS: a correlation at stride 1, by its kernel; a 3x3 one at stride 2, and its gradient in the input.
+STRIDE_1_KERNEL_3, STRIDE_1_KERNEL_5, STRIDE_2, STRIDE_2_GRADIENT = range(4)
+FORMS = (
+    Form(derive(4, 3), step=4),
+    Form(derive(2, 5), step=2),
+    Form(derive_strided(4), step=8),
+    Form(derive_strided_gradient(4), step=4),
+)
