@@ -2,7 +2,7 @@
 
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -10,20 +10,27 @@ from benchmarks import harness
 from benchmarks.convolutions import Entrant, Operands, enter_algorithm, enter_numpy, enter_torch, verify
 from cnnzoo.graph.algorithms import choose_algorithms, list_candidates
 from cnnzoo.kernels.convolution import ConvolutionShape
+from cnnzoo.models import list_models
 from tests.shapes import list_convolutions
 
-SECONDS_A_TURN = 0.05
+SECONDS_A_TURN = 0.02
+DIGITS = 4  # that are kept of a time
 LAYOUTS = ("nchw", "channels_last")
 IMAGE_CHANNELS = 3  # an input of so many channels or fewer is the images, whose gradient nobody needs
 
 
 @dataclass(frozen=True)
 class Task:
-    """One pass of one convolution, and how often each model has it."""
+    """One pass of one convolution, and how often each of all models has it."""
 
     shape: ConvolutionShape
     direction: str
     counts: Counter[str]
+
+    @property
+    def key(self) -> str:
+        """What files of results know it by."""
+        return f"{self.shape.images} images {name_of(self.shape)} {self.direction}"
 
     @property
     def operations(self) -> int:
@@ -39,7 +46,7 @@ def name_of(s: ConvolutionShape) -> str:
 
 
 def list_tasks(
-    models: Iterable[str], images: int, passes: Sequence[str], algorithms: Sequence[str], parts: Iterable[str] = ("",)
+    models: Collection[str], images: int, passes: Sequence[str], algorithms: Sequence[str], parts: Iterable[str] = ("",)
 ) -> list[Task]:
     """Return the passes of the models' distinct convolutions that one of `algorithms` accepts.
 
@@ -50,8 +57,9 @@ def list_tasks(
     """
     return [
         Task(shape, direction, counts)
-        for shape, counts in list_convolutions(models, images).items()
-        if shape.height * shape.width > 1
+        for shape, counts in list_convolutions(list_models(), images).items()
+        if not counts.keys().isdisjoint(models)
+        and shape.height * shape.width > 1
         and any(part in name_of(shape) for part in parts)
         and not list_candidates(shape).keys().isdisjoint(algorithms)
         for direction in passes
@@ -59,18 +67,27 @@ def list_tasks(
     ]
 
 
+def list_programs(shape: ConvolutionShape, algorithms: Sequence[str], peers: Sequence[str]) -> list[str]:
+    """Return the names of the programs that compute a convolution's passes, those of cnnzoo first."""
+    names = [name for name in list_candidates(shape) if name in algorithms]
+    names += [f"torch {layout}" for layout in LAYOUTS if "torch" in peers]
+    return names + ["numpy"] * ("numpy" in peers and shape.groups == 1)
+
+
 def list_entrants(
     operands: Operands, direction: str, algorithms: Sequence[str], peers: Sequence[str] = ()
-) -> Iterator[tuple[str, Entrant]]:
-    """Yield the name and the entrant of each program that computes a pass, those of cnnzoo first."""
-    for name, algorithm in list_candidates(operands.shape).items():
-        if name in algorithms:
-            yield name, enter_algorithm(algorithm, operands, direction)
-    if "torch" in peers:
-        for layout in LAYOUTS:
-            yield f"torch {layout}", enter_torch(layout, operands, direction)
-    if "numpy" in peers and operands.shape.groups == 1:
-        yield "numpy", enter_numpy(operands, direction)
+) -> dict[str, Entrant]:
+    """Return the entrants of a pass, by the names of `list_programs`."""
+    candidates = list_candidates(operands.shape)
+    entrants = {}
+    for name in list_programs(operands.shape, algorithms, peers):
+        if name in candidates:
+            entrants[name] = enter_algorithm(candidates[name], operands, direction)
+        elif name == "numpy":
+            entrants[name] = enter_numpy(operands, direction)
+        else:
+            entrants[name] = enter_torch(name.removeprefix("torch "), operands, direction)
+    return entrants
 
 
 def measure(task: Task, algorithms: Sequence[str], peers: Sequence[str], rounds: int) -> dict[str, Any]:
@@ -82,10 +99,11 @@ def measure(task: Task, algorithms: Sequence[str], peers: Sequence[str], rounds:
         A program's result is wrong.
     """
     operands = Operands(task.shape)
-    entrants = dict(list_entrants(operands, task.direction, algorithms, peers))
+    entrants = list_entrants(operands, task.direction, algorithms, peers)
     errors = verify(operands, task.direction, entrants)
     runs = {name: entrant.run for name, entrant in entrants.items()}
-    seconds = harness.in_turns(runs, rounds, harness.calls_for(next(iter(runs.values())), SECONDS_A_TURN))
+    calls = {name: harness.calls_for(run, SECONDS_A_TURN) for name, run in runs.items()}
+    seconds = harness.in_turns(runs, rounds, calls)
     return {
         "name": name_of(task.shape),
         "pass": task.direction,
@@ -94,10 +112,15 @@ def measure(task: Task, algorithms: Sequence[str], peers: Sequence[str], rounds:
         "operations": task.operations,
         "chosen": getattr(choose_algorithms(task.shape), task.direction),
         "programs": {
-            name: {"median": harness.median(times), "error": errors[name], "seconds": times}
+            name: {"median": _rounded(harness.median(times)), "error": _rounded(errors[name]), "seconds": kept}
             for name, times in seconds.items()
+            if (kept := [_rounded(value) for value in times])
         },
     }
+
+
+def _rounded(value: float) -> float:
+    return float(f"{value:.{DIGITS}g}")
 
 
 def measure_compiling(tasks: Iterable[Task], algorithms: Sequence[str]) -> dict[str, float]:
@@ -110,7 +133,6 @@ def measure_compiling(tasks: Iterable[Task], algorithms: Sequence[str]) -> dict[
                 done.add((name, task.direction))
                 operands = Operands(replace(task.shape, images=1))
                 start = time.perf_counter()
-                for _, entrant in list_entrants(operands, task.direction, [name]):
-                    entrant.run()
+                list_entrants(operands, task.direction, [name])[name].run()
                 seconds[name] = seconds.get(name, 0.0) + time.perf_counter() - start
     return seconds

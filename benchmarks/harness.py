@@ -23,7 +23,7 @@ from cnnzoo.threads import count_cores
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
-PAUSE_SECONDS = 0.1
+PAUSE_SECONDS = 0.05
 
 
 def use_threads(count: int) -> None:
@@ -33,13 +33,13 @@ def use_threads(count: int) -> None:
 
 
 def in_turns(
-    functions: Mapping[str, Callable[[], Any]], rounds: int, calls: int = 1, warm_up: bool = True
+    functions: Mapping[str, Callable[[], Any]], rounds: int, calls: Mapping[str, int] | None = None
 ) -> dict[str, list[float]]:
     """Time functions in turns (A B A B ...), so that a machine that slows down slows all of them.
 
     Before each turn comes a pause, for a library's idle threads go on spinning for a while (OpenBLAS's for some 25 ms)
-    and would take a core from the next one; then, where `warm_up` is said, an unmeasured call, so that a function finds
-    its own data in cache and its own threads awake.
+    and would take a core from the next one. A turn of several `calls` begins with an unmeasured one, so that a function
+    finds its own data in cache and its own threads awake; without `calls`, a turn is a single one.
 
     Returns
     -------
@@ -50,21 +50,25 @@ def in_turns(
     for _ in range(rounds):
         for name, function in functions.items():
             time.sleep(PAUSE_SECONDS)
-            if warm_up:
+            count = 1 if calls is None else calls[name]
+            if count > 1:
                 function()
             start = time.perf_counter()
-            for _ in range(calls):
+            for _ in range(count):
                 function()
-            times[name].append((time.perf_counter() - start) / calls)
+            times[name].append((time.perf_counter() - start) / count)
     return times
 
 
 def calls_for(function: Callable[[], Any], seconds: float) -> int:
-    """Return how many calls take about `seconds`, at least one."""
-    function()
-    start = time.perf_counter()
-    function()
-    return max(1, round(seconds / max(time.perf_counter() - start, 1e-7)))
+    """Return how many calls take about `seconds`, at least one; calls once where that takes as long, else twice."""
+    for _ in range(2):
+        start = time.perf_counter()
+        function()
+        count = round(seconds / max(time.perf_counter() - start, 1e-7))
+        if count <= 1:
+            break
+    return max(1, count)
 
 
 def median(times: list[float]) -> float:

@@ -5,10 +5,13 @@ The convolutions are those of the models' graphs, each distinct one once; fully 
 each program is compared with float64. PyTorch runs one operator and one result at a time, with images in NCHW and in
 channels_last order; the faster one counts. Rates are those of the direct method's operations, so that Winograd's
 may exceed the measured peak.
+
+With --json, each result goes into the file as it is there, and those of other passes stay: the whole can be measured in
+parts, and --resume leaves out what the file has. Tables are of all that was asked for.
 """
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the checkout,
 
 from benchmarks import harness
 from cnnzoo.command import Parser, align, run_command
-from cnnzoo.errors import ConfigError
+from cnnzoo.errors import CnnzooError, ConfigError
 
 PEERS = ("torch", "numpy")
 COMPARED_MODELS = {"vgg16", "resnet18"}  # whose 3x3 convolutions at stride 1 are listed at the end,
@@ -28,8 +31,9 @@ COMPARED_CHANNELS = 64  # those with so many channels or more
 class Row:
     """What a measured task says of cnnzoo and of PyTorch; seconds, and None where nothing was measured."""
 
-    def __init__(self, result: Mapping[str, Any], algorithms: Sequence[str]):
+    def __init__(self, result: Mapping[str, Any], peak: float, algorithms: Sequence[str]):
         self.result = result
+        self.peak = peak  # of the machine in the run that measured it
         self.medians = {name: program["median"] for name, program in result["programs"].items()}
         self.best = min((name for name in algorithms if name in self.medians), key=self.medians.__getitem__)
         self.seconds = self.medians[self.best]
@@ -44,7 +48,7 @@ class Row:
         return _ratio(self.torch, self.seconds)
 
 
-def describe_rows(rows: Sequence[Row], peak: float) -> list[str]:
+def describe_rows(rows: Sequence[Row]) -> list[str]:
     """Return the table of all tasks."""
     programs = list(dict.fromkeys(name for row in rows for name in row.medians))
     columns = ["convolution", "pass", "best", "times", *(f"{name} ms" for name in programs)]
@@ -58,7 +62,7 @@ def describe_rows(rows: Sequence[Row], peak: float) -> list[str]:
             str(sum(row.result["counts"].values())),
             *(_milliseconds(row.medians.get(name)) for name in programs),
             f"{row.rate / 1e9:.0f}",
-            f"{row.rate / peak:.0%}",
+            f"{row.rate / row.peak:.0%}",
             row.ratio,
         ])  # fmt: skip
     return align(table, left=3)
@@ -94,6 +98,42 @@ def describe_compared(rows: Sequence[Row], passes: Sequence[str]) -> list[str]:
     return [*align(table, left=1), ""] if compared else []
 
 
+class Results:
+    """Results by the keys of their tasks, and what they were measured with; in a file, where there is one.
+
+    Parameters
+    ----------
+    path : str or None
+        Of a file that this benchmark wrote, or a new one.
+    """
+
+    def __init__(self, path: str | None):
+        self._path = path
+        kept = {} if path is None else harness.read_results(path)
+        self.tasks, self._runs = kept.get("tasks", {}), kept.get("runs", {})
+        if not (isinstance(self.tasks, dict) and isinstance(self._runs, dict)):
+            raise CnnzooError(f"{path}: expected results that this benchmark wrote, found another one's")
+
+    def has(self, key: str, programs: Collection[str]) -> bool:
+        """Tell whether a task's result is there, with all of these programs."""
+        return key in self.tasks and self.tasks[key]["programs"].keys() >= set(programs)
+
+    def begin(self, **description: Any) -> None:
+        """Note what the results that follow are measured with."""
+        self._run = str(len(self._runs) + 1)
+        self._runs[self._run] = description
+
+    def add(self, key: str, result: Mapping[str, Any]) -> None:
+        """Take the result of a task, and write it to the file."""
+        self.tasks[key] = {**result, "run": self._run}
+        if self._path is not None:
+            harness.update_results(self._path, {"runs": self._runs, "tasks": self.tasks})
+
+    def peak(self, key: str) -> float:
+        """Return the operations a second that the machine reached in the run that measured a task."""
+        return self._runs[self.tasks[key]["run"]]["peak_operations_per_second"]
+
+
 def _weighted_sum(values: Sequence[float | None], counts: Sequence[int]) -> float | None:
     known = [value * count for value, count in zip(values, counts, strict=True) if value is not None]
     return sum(known) if len(known) == len(values) else None
@@ -121,9 +161,11 @@ def make_parser() -> Parser:
         help='convolutions whose names, such as "32x32 64-128 3x3/2", have one of these in them (default: all)',
     )  # fmt: skip
     parser.add_argument(
-        "--peer", type=harness.names, default="torch" if harness.has_torch() else "none", metavar="NAMES",
+        "--peer", type=harness.names, default="torch,numpy" if harness.has_torch() else "numpy", metavar="NAMES",
         help=f"beside: {', '.join(PEERS)}, all or none (default: %(default)s)",
     )  # fmt: skip
+    parser.add_argument("--resume", action="store_true", help="leave out what the --json file has of all the programs")
+    parser.set_defaults(rounds=5)
     return parser
 
 
@@ -131,7 +173,7 @@ def run(arguments: Sequence[str] | None) -> None:
     """Print the tables that the arguments ask for."""
     parsed = make_parser().parse(arguments)
     harness.use_threads(parsed.threads)  # before numba is imported
-    from benchmarks.contests import list_tasks, measure, measure_compiling
+    from benchmarks.contests import list_programs, list_tasks, measure, measure_compiling
     from benchmarks.convolutions import BOUND
     from cnnzoo.graph.algorithms import NAMES, Passes
     from cnnzoo.machine import measure_limits
@@ -146,19 +188,26 @@ def run(arguments: Sequence[str] | None) -> None:
     tasks = list_tasks(models, parsed.batch_size, passes, algorithms, parsed.shapes)
     if not tasks:
         raise ConfigError(f"--shapes: expected part of a convolution's name, got {','.join(parsed.shapes)!r}")
-    compiling = measure_compiling(tasks, algorithms)
-    peak = measure_limits().operations_per_second
-    progress = tqdm(tasks, file=sys.stderr, disable=not sys.stderr.isatty())
-    results = [measure(task, algorithms, peers, parsed.rounds) for task in progress]
-    rows = [Row(result, algorithms) for result in results]
+    results = Results(parsed.json)
+    programs = {task.key: list_programs(task.shape, algorithms, peers) for task in tasks}
+    missing = [task for task in tasks if not (parsed.resume and results.has(task.key, programs[task.key]))]
+    compiling = measure_compiling(missing, algorithms)
+    results.begin(
+        machine=harness.describe(parsed.threads),
+        rounds=parsed.rounds,
+        peak_operations_per_second=measure_limits().operations_per_second,
+        error_bound=BOUND,
+        compile_seconds=compiling,
+    )
+    for task in tqdm(missing, file=sys.stderr, disable=not sys.stderr.isatty()):
+        results.add(task.key, measure(task, algorithms, peers, parsed.rounds))
+    rows = [Row(results.tasks[task.key], results.peak(task.key), algorithms) for task in tasks]
     models_table = describe_models(rows, models, passes)
-    print(*describe_rows(rows, peak), "", *models_table, "", *describe_compared(rows, passes), sep="\n")
-    print(f"peak, measured: {peak / 1e9:.0f} GFLOP/s; ratio: PyTorch's faster layout / cnnzoo's best algorithm")
+    print(*describe_rows(rows), "", *models_table, "", *describe_compared(rows, passes), sep="\n")
+    peaks = ", ".join(f"{peak / 1e9:.0f}" for peak in sorted({row.peak for row in rows}))
+    print(f"peak, measured: {peaks} GFLOP/s; ratio: PyTorch's faster layout / cnnzoo's best algorithm")
     spent = ", ".join(f"{name} {seconds:.1f}" for name, seconds in compiling.items())
     print(f"seconds to compile, or to load from the cache, not in the above: {spent}")
-    if parsed.json:
-        found = {"peak_operations_per_second": peak, "error_bound": BOUND, "compile_seconds": compiling}
-        harness.write_json(parsed.json, harness.describe(parsed.threads), found | {"tasks": results})
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

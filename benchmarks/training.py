@@ -35,7 +35,7 @@ def profile(model: str, batch_size: int, threads: int, rounds: int) -> dict[str,
     for _ in range(2):
         step()
     ledger.clear()
-    seconds = harness.in_turns({model: step}, rounds, warm_up=False)[model]
+    seconds = harness.in_turns({model: step}, rounds)[model]
     print(f"{model}, batches of {batch_size}, {threads} threads: {harness.median(seconds):.3f} s a step")
     print(*describe_ledger(ledger), sep="\n", end="\n\n")
     return {"seconds": seconds} | ledger_to_plain(ledger)
@@ -46,7 +46,7 @@ def compare(model: str, names: list[str], batch_size: int, threads: int, rounds:
     workers = {name: Worker(name, model, batch_size, threads) for name in names}
     for worker in workers.values():
         worker.step()
-    times = harness.in_turns({name: worker.step for name, worker in workers.items()}, rounds, warm_up=False)
+    times = harness.in_turns({name: worker.step for name, worker in workers.items()}, rounds)
     results = {}
     for name, worker in workers.items():
         end = worker.close()

@@ -56,3 +56,25 @@ def test_a_file_of_something_else_is_left_alone(tmp_path, text):
     with pytest.raises(CnnzooError, match="expected results that this benchmark wrote"):
         harness.update_results(path, {"a": {}})
     assert path.read_text() == text
+
+
+def test_turns(monkeypatch):
+    """In turns; where a turn has several calls, one more goes before them."""
+    monkeypatch.setattr(harness, "PAUSE_SECONDS", 0)
+    called = []
+    functions = {name: lambda name=name: called.append(name) for name in "ab"}
+    assert {name: len(times) for name, times in harness.in_turns(functions, 2).items()} == {"a": 2, "b": 2}
+    assert "".join(called) == "abab"
+    called.clear()
+    harness.in_turns(functions, 2, {"a": 1, "b": 3})
+    assert "".join(called) == "abbbb" * 2
+
+
+@pytest.mark.parametrize(("spent", "calls", "count"), [([5.0], 1, 1), ([1.0, 0.25], 2, 8), ([0.1, 9.0], 2, 1)])
+def test_calls_that_fill_a_turn(monkeypatch, spent, calls, count):
+    """One call tells where it is as long as a turn; else a second one, which finds its data in cache, is timed."""
+    clock = iter([0.0, spent[0], 0.0, *spent[1:]])
+    monkeypatch.setattr(harness.time, "perf_counter", lambda: next(clock))
+    called = []
+    assert harness.calls_for(lambda: called.append(1), 2.0) == count
+    assert len(called) == calls

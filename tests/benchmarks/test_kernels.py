@@ -6,8 +6,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from benchmarks import harness, kernels
-from benchmarks.contests import list_entrants, list_tasks, name_of
+from benchmarks import contests, harness, kernels
+from benchmarks.contests import list_entrants, list_programs, list_tasks, name_of
 from benchmarks.convolutions import BOUND, Entrant, Operands, enter_numpy, verify
 from cnnzoo.errors import CnnzooError
 from cnnzoo.graph.algorithms import NAMES, Passes
@@ -27,7 +27,7 @@ SHAPES = [
 def test_all_programs_are_right(shape, direction):
     peers = ["numpy", *["torch"] * harness.has_torch()]
     operands = Operands(shape)
-    entrants = dict(list_entrants(operands, direction, NAMES, peers))
+    entrants = list_entrants(operands, direction, NAMES, peers)
     assert len(entrants) >= (1 if shape.groups > 1 else 2)
     errors = verify(operands, direction, entrants)
     assert errors.keys() == entrants.keys()
@@ -82,21 +82,71 @@ def test_results_and_tables(tmp_path, capsys, monkeypatch):
     path = tmp_path / "kernels.json"
     arguments = ["--models", "alexnet", "--shapes", "4x4 384-64", "--batch-size", "1", "--rounds", "2"]
     assert kernels.main([*arguments, "--peer", "numpy", "--threads", "1", "--json", str(path)]) == 0
-    content = json.loads(path.read_text())
-    assert content["machine"]["threads"] == 1
-    results = content["results"]
-    assert results["peak_operations_per_second"] > 0
-    assert results["error_bound"] == BOUND
-    assert results["compile_seconds"].keys() <= set(NAMES)
-    assert [task["pass"] for task in results["tasks"]] == list(PASSES)
-    for task in results["tasks"]:
+    results = json.loads(path.read_text())["results"]
+    (measured_with,) = results["runs"].values()
+    assert measured_with["machine"]["threads"] == 1
+    assert measured_with["rounds"] == 2
+    assert measured_with["peak_operations_per_second"] > 0
+    assert measured_with["error_bound"] == BOUND
+    assert measured_with["compile_seconds"].keys() <= set(NAMES)
+    assert set(results["tasks"]) == {f"1 images 4x4 384-64 3x3/1 {direction}" for direction in PASSES}
+    for task in results["tasks"].values():
         assert task["counts"] == {"alexnet": 1}
         assert task["operations"] == 2 * 16 * 9 * 384 * 64
-        assert {"im2col", "numpy"} <= task["programs"].keys()
+        assert task["programs"].keys() == {"winograd", "im2col", "numpy"}
         assert all(len(p["seconds"]) == 2 and p["median"] > 0 for p in task["programs"].values())
     printed = capsys.readouterr().out
     assert "4x4 384-64 3x3/1" in printed
     assert "alexnet  all" in printed
+
+
+def test_the_whole_is_measured_in_parts(tmp_path, capsys, monkeypatch):
+    """A part adds to the file; --resume measures what the file has not, or not of all programs."""
+    measured = []
+
+    def measure(task, algorithms, peers, rounds):
+        measured.append((task.shape.kernel, task.direction))
+        programs = {name: {"median": 0.5} for name in list_programs(task.shape, algorithms, peers)}
+        result = {
+            "name": name_of(task.shape),
+            "pass": task.direction,
+            "counts": dict(task.counts),
+            "programs": programs,
+        }
+        shape = {name: getattr(task.shape, name) for name in task.shape.__dataclass_fields__}
+        return result | {"operations": task.operations, "chosen": "im2col", "shape": shape}
+
+    monkeypatch.setattr(harness, "use_threads", lambda count: None)
+    monkeypatch.setattr(contests, "measure", measure)
+    monkeypatch.setattr(contests, "measure_compiling", lambda tasks, algorithms: {})
+    path = tmp_path / "kernels.json"
+    arguments = ["--models", "vgg16,lenet5", "--passes", "forward", "--batch-size", "1", "--json", str(path)]
+
+    def run(*more):
+        measured.clear()
+        assert kernels.main([*arguments, *more]) == 0
+        return len(measured), len(json.loads(path.read_text())["results"]["tasks"]), capsys.readouterr().out
+
+    assert run("--shapes", "5x5", "--peer", "none")[:2] == (2, 2)
+    assert run("--resume", "--peer", "none")[:2] == (9, 11)
+    count, _, printed = run("--resume", "--peer", "none")
+    assert count == 0
+    assert "28x28 1-6 5x5/1" in printed
+    assert "32x32 64-64 3x3/1" in printed
+    assert run("--resume", "--peer", "numpy", "--shapes", "5x5")[:2] == (2, 11)
+    assert run("--peer", "none")[:2] == (11, 11)
+    results = json.loads(path.read_text())["results"]
+    assert len(results["runs"]) == 4  # one of the five measured nothing
+    assert {task["run"] for task in results["tasks"].values()} == {"4"}
+    assert results["tasks"]["1 images 32x32 64-64 3x3/1 forward"]["counts"]["resnet18"] == 4  # of all models
+
+
+def test_a_file_of_another_benchmark(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(harness, "use_threads", lambda count: None)
+    path = tmp_path / "kernels.json"
+    path.write_text('{"results": {"tasks": []}}')
+    assert kernels.main(["--models", "lenet5", "--json", str(path)]) == 1
+    assert "kernels.json: expected results that this benchmark wrote" in capsys.readouterr().err
 
 
 def row(name, torch, counts, **medians):
@@ -112,7 +162,7 @@ def row(name, torch, counts, **medians):
         "shape": shape,
     }
     result["programs"] = {program: {"median": seconds} for program, seconds in programs.items()}
-    return kernels.Row(result, ["winograd", "im2col"])
+    return kernels.Row(result, 1e12, ["winograd", "im2col"])
 
 
 def test_sums_of_a_model_count_each_convolution_as_often_as_it_has_it():
@@ -127,7 +177,7 @@ def test_sums_of_a_model_count_each_convolution_as_often_as_it_has_it():
         ["a", "4.00"],
         ["b", "2.00"],
     ]
-    table = kernels.describe_rows(rows, peak=1e12)
+    table = kernels.describe_rows(rows)
     assert "winograd (chosen: im2col)" in table[1]
     assert table[1].split()[-3:] == ["1000", "100%", "4.00"]
 
