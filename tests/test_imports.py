@@ -114,7 +114,7 @@ def test_import_is_light(code):
 
 def test_public_names():
     functions = ["create_model", "cross_entropy", "list_models", "mean_squared_error", "set_num_threads"]
-    names = ["SGD", "AdamW", "RunConfig", "Trainer", *functions]
+    names = ["SGD", "AdamW", "Progress", "RunConfig", "Trainer", *functions]
     assert sorted(cnnzoo.__all__) == sorted(names)
     for name in names:
         assert callable(getattr(cnnzoo, name))
