@@ -3,13 +3,25 @@
 import os
 import re
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 Buffer = Any  # bytes, or what else has the buffer protocol; collections.abc.Buffer is there from Python 3.12 on
 
 _LEFTOVER = re.compile(r"\..+\.\d+\.tmp")
+
+
+@contextmanager
+def naming_file(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Let an OSError that names no file, as that of a full disk, name this one."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None:
+            error.filename = os.fspath(path)
+        raise
 
 
 def write_atomically(path: str | os.PathLike[str], *content: Buffer) -> None:
@@ -31,7 +43,8 @@ def write_atomically(path: str | os.PathLike[str], *content: Buffer) -> None:
     temporary = _temporary(path)
     temporary.unlink(missing_ok=True)  # of a process that was killed, and had this number
     try:
-        _write_to_disk(temporary, *content)
+        with naming_file(path):
+            _write_to_disk(temporary, *content)
         os.replace(temporary, path)
     except BaseException:
         temporary.unlink(missing_ok=True)
@@ -62,7 +75,8 @@ def write_folder_atomically(path: str | os.PathLike[str], files: Iterable[tuple[
     try:
         temporary.mkdir()
         for name, content in files:
-            _write_to_disk(temporary / name, content)
+            with naming_file(path / name):
+                _write_to_disk(temporary / name, content)
         _put_on_disk(temporary)
         os.rename(temporary, path)
     except BaseException:

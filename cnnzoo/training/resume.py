@@ -123,7 +123,7 @@ def _read_locked(path: Path, lock: Lock | None, config: RunConfig) -> Claim:
     """Read a checkpoint whose run is locked; it is unlocked where that fails."""
     try:
         arrays, header = read_checkpoint(path)
-        if _is_finished(header, config):
+        if _is_finished(header, config) and not list_differences(config, header):
             raise _finished(header)
         _check_newest(header)
     except BaseException:

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from cnnzoo.atomic import remove_leftovers, write_atomically
+from cnnzoo.atomic import naming_file, remove_leftovers, write_atomically
 from cnnzoo.config import RunConfig
 from cnnzoo.training.checkpoint import FOLDER
 from cnnzoo.training.history import EpochRecord
@@ -101,7 +101,7 @@ class RunFolder:
             (self.metrics_path, _as_csv([dataclasses.astuple(record)])),
             (self.path / _JSON_LINES, _as_json(record)),
         ):
-            with open(path, "a", newline="", encoding="utf-8") as file:
+            with naming_file(path), open(path, "a", newline="", encoding="utf-8") as file:
                 file.write(row)
 
     def write_environment(self, environment: Mapping[str, Any]) -> None:

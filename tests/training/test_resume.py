@@ -252,6 +252,12 @@ def test_auto_starts_afresh_where_there_is_none(make_config, tmp_path):
     assert Trainer(make_config(lr=0.5), resume="auto").resumed_from is None
 
 
+def test_finished_run_with_other_settings_is_refused_by_their_names(make_config):
+    history = Trainer(make_config(epochs=1)).fit()
+    with pytest.raises(ConfigError, match=r"^lr: expected 0\.003, got 0\.5: the run in "):
+        Trainer(make_config(epochs=1, lr=0.5), resume=history.folder)
+
+
 def test_auto_takes_the_newest_unfinished_run_of_the_model_and_the_data_set(make_config):
     folders = [Trainer(make_config(model=name), StopAfter(3)).fit().folder for name in ("linear", "linear", "other")]
     Trainer(make_config()).fit()

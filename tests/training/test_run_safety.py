@@ -1,6 +1,7 @@
 """Resuming and stopping never cost what a run has made."""
 
 import json
+import sys
 
 import pytest
 
@@ -25,6 +26,28 @@ def test_last_checkpoint_of_an_epoch_is_written_after_the_others(make_config, mo
     Trainer(make_config(checkpoint_keep=1, epochs=1, checkpoint_minutes=None)).fit()
     names = ["last.safetensors", "best.safetensors", "epoch-0001.safetensors", "last.safetensors", "last.safetensors"]
     assert written == names
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows limits no file's size")
+def test_disk_that_is_full_costs_no_checkpoint_and_the_file_is_named(run, data):
+    """A limit on the size of files stands for the disk's: both are told by an error without a name."""
+    import resource
+
+    arguments = ("--model", "linear", "--data-dir", data, "--lr", 1e-4, "--resume", "auto")
+    assert run(*arguments, "--epochs", 1)[0] == 0
+    (folder,) = (data.parent / "runs").iterdir()
+    before = (folder / "checkpoints/last.safetensors").read_bytes()
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
+    try:
+        code, _, errors = run(*arguments, "--epochs", 2)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert (code, errors) == (1, f"cnnzoo train: {folder}/checkpoints/last.safetensors: File too large\n")
+    assert (folder / "checkpoints/last.safetensors").read_bytes() == before
+    assert not list(folder.rglob("*.tmp"))
+    code, output, _ = run(*arguments, "--epochs", 2)
+    assert (code, "resumed from" in output) == (0, True)
 
 
 def test_relative_path_within_the_folder_of_checkpoints(make_config, monkeypatch):
