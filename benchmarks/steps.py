@@ -1,7 +1,6 @@
 """Training steps of one network in a process of their own, which another process has made one at a time."""
 
 import json
-import resource
 import subprocess
 import sys
 import time
@@ -15,6 +14,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the checkout,
 from benchmarks import harness
 from cnnzoo.command import run_command
 from cnnzoo.errors import CnnzooError
+from cnnzoo.memory import peak_memory_above, resident_memory
 
 if TYPE_CHECKING:
     from cnnzoo.graph.ledger import Ledger
@@ -80,7 +80,7 @@ def serve(name: str, model: str, batch_size: int, threads: int) -> None:
         if line.strip() != "step":
             break
         print(json.dumps({"seconds": timed()}), flush=True)
-    print(json.dumps({"losses": losses, "bytes": _resident_bytes(peak=True) - baseline}), flush=True)
+    print(json.dumps({"losses": losses, "bytes": peak_memory_above(baseline)}), flush=True)
 
 
 def _batch(batch_size: int, image_shape: tuple[int, ...]):
@@ -93,11 +93,11 @@ def _batch(batch_size: int, image_shape: tuple[int, ...]):
 
 def make_cnnzoo_step(
     model: str, batch_size: int, threads: int, name: str, ledger: "Ledger | None" = None
-) -> tuple[Callable[[], float], int]:
+) -> tuple[Callable[[], float], int | None]:
     """Return a function that makes a step and returns its loss, and the bytes resident after the imports."""
     from cnnzoo import SGD, create_model, cross_entropy
 
-    baseline = _resident_bytes()
+    baseline = resident_memory()
     net = create_model(model, seed=0)
     net.ledger = ledger
     images, labels = _batch(batch_size, net.image_shape)
@@ -112,7 +112,7 @@ def make_cnnzoo_step(
     return step, baseline
 
 
-def make_torch_step(model: str, batch_size: int, threads: int, name: str) -> tuple[Callable[[], float], int]:
+def make_torch_step(model: str, batch_size: int, threads: int, name: str) -> tuple[Callable[[], float], int | None]:
     """Return the same of PyTorch, in the mode `name`."""
     import torch
 
@@ -123,7 +123,7 @@ def make_torch_step(model: str, batch_size: int, threads: int, name: str) -> tup
         import torch._inductor.compile_fx
 
     torch.set_num_threads(threads)
-    baseline = _resident_bytes()
+    baseline = resident_memory()
     torch.manual_seed(0)
     net = make_pytorch_model(model)
     images, labels = (torch.from_numpy(array) for array in _batch(batch_size, get_model(model).image_shape))
@@ -140,15 +140,6 @@ def make_torch_step(model: str, batch_size: int, threads: int, name: str) -> tup
         return loss.item()
 
     return step, baseline
-
-
-def _resident_bytes(peak: bool = False) -> int:
-    """Return the resident memory of this process, now or at its peak; where Linux does not tell, always at its peak."""
-    status = Path("/proc/self/status")
-    if status.is_file():
-        fields = dict(line.split(":", 1) for line in status.read_text().splitlines())
-        return int(fields["VmHWM" if peak else "VmRSS"].split()[0]) * 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def _reset_peak() -> None:

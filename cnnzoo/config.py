@@ -64,6 +64,19 @@ class RunConfig:
     tune: bool = declare(
         "model", "choose the algorithms of convolutions by measurement, which the cache keeps for this machine", False
     )
+    memory: str = declare(
+        "model",
+        "fast: keep what backward reads, but for what takes next to no time to compute again; "
+        "lean: compute more again, up to a fifth of a step's time",
+        "fast",
+        choices=("fast", "lean"),
+    )
+    storage: str | None = declare(
+        "model",
+        "type of activations while they wait for backward, which rounds them; none: that of dtype",
+        None,
+        choices=("bfloat16", "float16"),
+    )
     init_from: str | None = declare(
         "model", "weights to start from: a safetensors file, or a folder of hexadecimal files", None
     )
@@ -207,6 +220,8 @@ class RunConfig:
         base, top = self.base_momentum, self.top_momentum
         if base is not None and base > top:
             raise ConfigError(f"base_momentum: expected at most the {top:g} that it falls from, got {base:g}")
+        if self.storage is not None and self.dtype != "float32":
+            raise ConfigError(f"storage: expected dtype float32 with {self.storage}, got {self.dtype}")
         if self.schedule == "multi-step" and not self.milestones:
             raise ConfigError("milestones: expected one or more for the multi-step schedule, got none")
         if self.budget is not None and not self.budget_seconds:
@@ -241,6 +256,12 @@ class RunConfig:
         """The settings of the network alone that are not None, for `create_model`."""
         names = ("classifier_width", "growth_rate", "compression", "width_multiplier", "stem_stride")
         return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
+
+    @property
+    def network_settings(self) -> dict[str, Any]:
+        """All settings of the network but its name and the weights to start from, for `create_model`."""
+        names = ("seed", "dtype", "dropout", "algorithm", "memory", "storage")
+        return {name: getattr(self, name) for name in names} | self.model_options
 
     def replace(self, **changes: Any) -> "RunConfig":
         """Return a run with some settings said anew; those never said follow the recipe of the new model and data set.

@@ -1,11 +1,35 @@
-"""How much memory this process may still take."""
+"""How much memory this process holds, and how much it may still take."""
 
 import os
 import re
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 _ROOT = Path("/sys/fs/cgroup")
+
+
+def resident_memory(peak: bool = False, proc: Path = Path("/proc")) -> int | None:
+    """Return the bytes of memory that this process holds now, or held at its peak.
+
+    Where the system tells the peak alone, it is the peak in either case; None where it tells neither.
+    """
+    try:
+        fields = dict(line.split(":", 1) for line in (proc / "self/status").read_text().splitlines())
+        return int(fields["VmHWM" if peak else "VmRSS"].split()[0]) * 1024
+    except (OSError, KeyError):
+        pass
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def peak_memory_above(before: int | None) -> int | None:
+    """Return the most bytes that this process has held so far, above those `before`; None where they are not known."""
+    peak = resident_memory(peak=True)
+    return None if before is None or peak is None else peak - before
 
 
 def free_memory(proc: Path = Path("/proc"), cgroups: Path = _ROOT) -> int | None:

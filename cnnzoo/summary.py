@@ -96,13 +96,14 @@ def _summarize(name: str, parsed: argparse.Namespace, lenient: bool = False) -> 
         dropout = dropout if model.dropout else None
         options = {key: value for key, value in options.items() if key in model.options}
     graph = build_graph(name, parsed.num_classes, image_shape=parsed.image_shape, dropout=dropout, **options)
-    return summarize(graph, config.batch_size, config.dtype)
+    return summarize(graph, config.batch_size, config.dtype, memory=config.memory, storage=config.storage)
 
 
 def _to_plain(s: "Summary", with_layers: bool = True) -> dict[str, Any]:
     """Return plain values for JSON."""
     plain = dataclasses.asdict(s) | {"parameters": s.parameters, "multiply_adds": s.multiply_adds}
-    plain["memory"]["training_step"] = s.memory.training_step
+    plain["memory"] |= {"training_arena": s.memory.training_arena, "training_step": s.memory.training_step}
+    plain["memory"]["training_steps"] = s.memory.training_steps
     if not with_layers:
         del plain["layers"]
     return plain
@@ -123,6 +124,7 @@ def _describe(name: str, s: "Summary") -> str:
         ("running statistics", m.running_statistics),
         ("activations, their gradients, scratch", m.training_arena),
         ("in all", m.training_step),
+        *((f"in all with --memory {other}", size) for other, size in m.training_steps.items() if other != m.memory),
     ]
     memory = [[f"  {part}", f"{_megabytes(size)} MB"] for part, size in parts]
     memory.append(["inference: activations, scratch", f"{_megabytes(m.inference_arena)} MB"])
@@ -133,20 +135,21 @@ def _describe(name: str, s: "Summary") -> str:
             *align(rows, left=2),
             _COUNTED,
             "",
-            f"memory of a training step, batches of {s.batch_size:,}, {s.dtype}",
+            f"memory of a training step, batches of {s.batch_size:,}, {s.dtype}, --memory {m.memory}",
             *align(memory, left=1),
         ]
     )
 
 
 def _describe_all(found: dict[str, "Summary"]) -> str:
-    rows = [["model", "images", "layers", "parameters", "multiply-adds", "training MB", "inference MB"]]
+    choices = list_settings()["memory"].choices
+    rows = [["model", "images", "layers", "parameters", "multiply-adds", *(f"{c} MB" for c in choices), "inference MB"]]
     for name, s in found.items():
-        training, inference = s.memory.training_step, s.memory.inference_arena
+        training = [_megabytes(s.memory.training_steps[choice]) for choice in choices]
         rows.append(
             [
                 *(name, _shape(s.image_shape), str(len(s.layers)), _count(s.parameters), _count(s.multiply_adds)),
-                *(_megabytes(training), _megabytes(inference)),
+                *(*training, _megabytes(s.memory.inference_arena)),
             ]
         )
     s = next(iter(found.values()))
@@ -154,8 +157,8 @@ def _describe_all(found: dict[str, "Summary"]) -> str:
         [
             *align(rows, left=1),
             _COUNTED,
-            f"memory for batches of {s.batch_size:,}, {s.dtype}: training, all that a step works on;",
-            "inference, activations and scratch",
+            f"memory for batches of {s.batch_size:,}, {s.dtype}: {', '.join(choices)}, all that a training step",
+            "works on with that --memory; inference, activations and scratch",
         ]
     )
 

@@ -23,7 +23,7 @@ examples:
 
 A kernel is compiled once for each real type and serves all networks and sizes. It is compiled again only for other
 sources, versions or processors."""
-_SETTINGS = ("batch_size", "dtype", "algorithm")
+_SETTINGS = ("batch_size", "dtype", "algorithm", "memory", "storage")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

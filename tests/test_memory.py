@@ -1,12 +1,13 @@
-"""Free memory as Linux tells it, from made-up trees of its files."""
+"""Free and resident memory as Linux tells them, from made-up trees of its files."""
 
 import resource
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
-from cnnzoo.memory import free_memory
+from cnnzoo.memory import free_memory, peak_memory_above, resident_memory
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads the files of Linux")
 GB = 10**9
@@ -69,3 +70,17 @@ def test_own_limit_on_address_space():
     code += "from cnnzoo.memory import free_memory; print(free_memory())"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert 5 * 10**8 < int(run.stdout) < 10**9
+
+
+def test_resident_memory(tmp_path):
+    (tmp_path / "self").mkdir()
+    (tmp_path / "self/status").write_text("Name:\tpython\nVmHWM:\t  300 kB\nVmRSS:\t  200 kB\n")
+    assert resident_memory(proc=tmp_path) == 200 * 1024
+    assert resident_memory(peak=True, proc=tmp_path) == 300 * 1024
+
+
+def test_peak_above_what_stood_before():
+    before = resident_memory()
+    block = np.ones(200_000_000, np.uint8)
+    assert peak_memory_above(before) >= 0.9 * block.nbytes
+    assert peak_memory_above(None) is None

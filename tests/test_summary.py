@@ -112,7 +112,9 @@ def test_rows_agree_with_what_pytorch_s_modules_see(name):
 def test_memory_is_what_the_network_takes(name, dtype):
     memory = summarize(build_graph(name), 16, dtype).memory
     net = cnnzoo.create_model(name, dtype=dtype)
-    assert memory.training_arena == net.arena_bytes(16, training=True)
+    assert memory.training_arenas == {choice: net.arena_bytes(16, True, choice) for choice in ("fast", "lean")}
+    lean = cnnzoo.create_model(name, dtype=dtype, memory="lean")
+    assert memory.training_arenas["lean"] == lean.arena_bytes(16, training=True)
     assert memory.inference_arena == net.arena_bytes(16, training=False)
     assert memory.parameters == net.num_parameters * np.dtype(dtype).itemsize
     assert memory.gradients == memory.momentum == memory.parameters
@@ -136,7 +138,13 @@ def test_table(run):
     assert lines[total].split() == ["67", "layers", "11,173,962", "555,422,720"]
     assert {len(line) for line in lines[2 : total + 1]} == {len(lines[2])}
     assert lines[total + 1].startswith("multiply-adds of one image forward: convolutions and fully connected layers")
-    assert "memory of a training step, batches of 128, float32" in lines
+    assert "memory of a training step, batches of 128, float32, --memory fast" in lines
+    in_all = [float(line.split()[-2].replace(",", "")) for line in lines if line.startswith("  in all")]
+    assert [line.split("  ")[1] for line in lines if line.startswith("  in all")] == [
+        "in all",
+        "in all with --memory lean",
+    ]
+    assert in_all[1] < in_all[0]
     assert "  parameters                              44.7 MB" in lines
 
 

@@ -1,25 +1,27 @@
 """Which arrays a graph needs at one batch size, how long each lives, and where it lies in the arena.
 
-Step k < n runs node k forward, step n is the loss outside, step 2n - k runs node k backward.
-
-Several tensors may share one value: the output of an operator that works in place and its input where nobody reads
-that later, the terms of a concatenation, which are slices of its output, and the output of an operator that leaves its
-work to the next one's load. The same holds for gradients.
+Activations lie in the regions of `cnnzoo.graph.sharing`, and live as `cnnzoo.graph.timeline` says. The same sharing
+holds for gradients: that of an input may take the place of the output's, or be a slice of it.
 """
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import NamedTuple
 
 import numpy as np
 
+from cnnzoo.errors import ConfigError, suggest
 from cnnzoo.graph.liveness import Value, place
-from cnnzoo.graph.operator import Requirements
-from cnnzoo.graph.tensor import Graph, Tensor
+from cnnzoo.graph.operator import Loan, Requirements
+from cnnzoo.graph.recompute import HALF, MEMORY, STORAGE, choose_narrowed, choose_recomputed
+from cnnzoo.graph.sharing import Region, Sharing
+from cnnzoo.graph.tensor import Graph, Node, Tensor
+from cnnzoo.graph.timeline import Step, Timeline, find_influenced
 
 
-class Place(NamedTuple):
-    """Where a tensor lies: channels `channel` and up of a value whose rows have `ld` channels."""
+class GradientPlace(NamedTuple):
+    """Where a gradient lies: channels `channel` and up of a value whose rows have `ld` channels."""
 
     value: Value
     channel: int
@@ -27,7 +29,7 @@ class Place(NamedTuple):
 
 
 class Layout:
-    """Lifetimes and places of everything that a plan works on.
+    """Lifetimes of everything that a plan works on.
 
     Parameters
     ----------
@@ -35,142 +37,178 @@ class Layout:
     images : int
     training : bool
     dtype : dtype
+    sharing : Sharing
+    recomputed, narrowed : collection of Region
+        As in `Timeline`.
 
     Attributes
     ----------
     requirements : list of Requirements
-        For each node; so are `kept`, `scratch` and `backward_scratch`.
-    activations, gradients : dict of Tensor to Place
+        For each node.
+    numbers : dict of Operator to int
+        Each operator's node.
+    timeline : Timeline
+    values : list of Value
+        All of the following; they have no place yet.
+    forward_values, narrowed_values, backward_values : dict of Region to Value
+        Activations: where forward leaves them, as bits of two bytes, and where backward finds what was not kept.
+    kept : list of dict of str to Value
+        For each node.
+    scratch, backward_scratch, recompute_scratch : of Value
+        For each node, or by its number.
+    gradients : dict of Tensor to GradientPlace
     accumulate : dict of int to list of bool
-        For each node that runs backward, in that order, and each of its inputs: its gradient is written already.
+        For each node that runs backward and each of its inputs: its gradient is written already.
     wanted : set of Tensor
         Tensors whose gradients somebody reads.
-    arena_bytes : int
     """
 
-    def __init__(self, graph: Graph, images: int, training: bool, dtype: np.dtype):
+    def __init__(
+        self,
+        graph: Graph,
+        images: int,
+        training: bool,
+        dtype: np.dtype,
+        sharing: Sharing,
+        recomputed: Collection[Region] = frozenset(),
+        narrowed: Collection[Region] = frozenset(),
+    ):
         self.graph, self.images, self.training, self.dtype = graph, images, training, np.dtype(dtype)
-        self._nodes = graph.nodes
-        self._values: list[Value] = []
-        self._contiguous = {x for node in graph.nodes if node.operator.needs_contiguous for x in node.inputs}
-        self._slices = _concatenation_slices(graph, self._contiguous)
+        self._nodes, self.sharing = graph.nodes, sharing
+        self.values: list[Value] = []
         self.requirements: list[Requirements] = [
             node.operator.requirements(images, training, self.dtype, *(x.extent for x in node.inputs))
             for node in self._nodes
         ]
-        self.activations = self._place_activations()
-        self.kept = [self._live_kept(k) for k in range(len(self._nodes))]
-        self.scratch = [self._new(need.forward_scratch, k, k) for k, need in enumerate(self.requirements)]
+        self.timeline = Timeline(sharing, recomputed, narrowed)
+        self.wanted = find_influenced(sharing)
+        self.numbers = {node.operator: k for k, node in enumerate(self._nodes)}
+        self.forward_values: dict[Region, Value] = {}
+        self.narrowed_values: dict[Region, Value] = {}
+        self.backward_values: dict[Region, Value] = {}
+        self.kept: list[dict[str, Value]] = [{} for _ in self._nodes]
+        self.scratch: list[Value] = []
         self.backward_scratch: dict[int, Value] = {}
-        self.gradients: dict[Tensor, Place] = {}
+        self.recompute_scratch: dict[int, Value] = {}
+        self.gradients: dict[Tensor, GradientPlace] = {}
         self.accumulate: dict[int, list[bool]] = {}
-        self.wanted = _influenced(graph)
-        if training:
-            self._place_gradients()
-        self.arena_bytes = place(self._values)
+        self._touch_region(sharing.region(graph.input), False, 0)  # the images are there before the first step
+        for number, step in enumerate(self.timeline.steps):
+            self._live(number, step)
 
-    def _new(self, elements: int, first: int, last: int, dtype: np.dtype | None = None) -> Value:
-        value = Value(elements * (dtype or self.dtype).itemsize, first, last)
-        self._values.append(value)
+    def loans(self, node: Node, forward: bool) -> list[Loan]:
+        """Return what a node borrows in its forward pass, or when it runs later, of what the lenders have."""
+        needs = [(loan, self.requirements[self.numbers[loan.lender]]) for loan in node.operator.borrows]
+        return [loan for loan, need in needs if loan.name in need.kept or (forward and loan.name in need.lent)]
+
+    def activation(self, tensor: Tensor, restored: bool) -> Value:
+        """Return the value in which an activation lies: where forward leaves it, or where backward finds it."""
+        region = self.sharing.region(tensor)
+        moved = restored and region in self.backward_values
+        return self.backward_values[region] if moved else self.forward_values[region]
+
+    def _live(self, number: int, step: Step) -> None:
+        """Make the values that a step begins, and keep alive those that it reads."""
+        for region, restored in self.timeline.touched(step):
+            self._touch_region(region, restored, number)
+        k = step.number
+        if step.action in ("narrow", "widen"):
+            region = self.sharing.regions[k]
+            if region not in self.narrowed_values:
+                self.narrowed_values[region] = self._new(self.images * region.size, number, HALF)
+            self.narrowed_values[region].read_at(number)
+        elif step.action == "loss":
+            if self.training:
+                self.gradients[self.graph.output] = self._whole_gradient(self.graph.output, number)
+        else:
+            self._touch_kept(k, step, number)
+            need = self.requirements[k]
+            if step.action == "forward":
+                self.scratch.append(self._new(need.forward_scratch, number))
+            elif step.action == "recompute":
+                self.recompute_scratch[k] = self._new(need.forward_scratch, number)
+            else:
+                self.backward_scratch[k] = self._new(need.backward_scratch, number)
+                self._place_gradients(k, number)
+
+    def _new(self, elements: int, step: int, dtype: np.dtype | None = None) -> Value:
+        value = Value(elements * (dtype or self.dtype).itemsize, step, step)
+        self.values.append(value)
         return value
 
-    def _whole(self, tensor: Tensor, first: int, last: int) -> Place:
-        return Place(self._new(self.images * tensor.extent.size, first, last), 0, tensor.channels)
+    def _touch_region(self, region: Region, restored: bool, step: int) -> None:
+        values = self.backward_values if restored else self.forward_values
+        if region not in values:
+            values[region] = self._new(self.images * region.size, step)
+        values[region].read_at(step)
 
-    def _backward_step(self, k: int) -> int:
-        return 2 * len(self._nodes) - k
+    def _touch_kept(self, k: int, step: Step, number: int) -> None:
+        """Keep alive what a node keeps and what it borrows; what is lent serves forward steps alone."""
+        need, node = self.requirements[k], self._nodes[k]
+        if step.action == "forward":
+            for name, (count, dtype) in {**need.kept, **need.lent}.items():
+                self.kept[k][name] = self._new(count, number, dtype)
+        for name in need.kept:
+            self.kept[k][name].read_at(number)
+        for loan in self.loans(node, forward=step.action == "forward"):
+            self.kept[self.numbers[loan.lender]][loan.name].read_at(number)
 
-    def _last_uses(self) -> dict[Tensor, int]:
-        """Return the last step that reads each activation."""
-        last = {self.graph.input: 0} | {node.output: k for k, node in enumerate(self._nodes)}
-        for k, node in enumerate(self._nodes):
-            for i, x in enumerate(node.inputs):
-                saved = self.training and i in node.operator.saves_inputs
-                last[x] = max(last[x], self._backward_step(k) if saved else k)
-            if self.training and node.operator.saves_output:
-                last[node.output] = max(last[node.output], self._backward_step(k))
-        last[self.graph.output] = max(last[self.graph.output], len(self._nodes))
-        return last
+    def _whole_gradient(self, tensor: Tensor, step: int) -> GradientPlace:
+        return GradientPlace(self._new(self.images * tensor.extent.size, step), 0, tensor.channels)
 
-    def _place_activations(self) -> dict[Tensor, Place]:
-        last = self._last_uses()
-        places = {self.graph.input: self._whole(self.graph.input, 0, last[self.graph.input])}
-        roots: dict[Tensor, Place] = {}
-        for k, node in enumerate(self._nodes):
-            x, y = node.inputs[0], node.output
-            if node.operator.deferred:
-                places[y] = places[x]
-            elif y in self._slices:
-                root, channel = self._slices[y]
-                if root not in roots:
-                    roots[root] = self._whole(root, k, k)
-                places[y] = Place(roots[root].value, channel, root.channels)
-            elif y in roots:
-                places[y] = roots[y]
-            elif node.operator.forward_in_place and places[x].value.last == k and x not in self._slices:
-                places[y] = places[x]
-            else:
-                places[y] = self._whole(y, k, k)
-            places[y].value.read_at(last[y])
-        return places
-
-    def _live_kept(self, k: int) -> dict[str, Value]:
-        operator = self._nodes[k].operator
-        readers = [n for n, node in enumerate(self._nodes) for loan in node.operator.borrows if loan.lender is operator]
-        last = max([self._backward_step(k) if self.training else k, *readers])
-        return {name: self._new(count, k, last, dtype) for name, (count, dtype) in self.requirements[k].kept.items()}
-
-    def _place_gradients(self) -> None:
-        nodes = self._nodes
-        self.gradients[self.graph.output] = self._whole(self.graph.output, len(nodes), len(nodes))
-        for k in reversed(range(len(nodes))):
-            node, step = nodes[k], self._backward_step(k)
-            if node.output not in self.wanted or node.output not in self.gradients:
-                continue  # no parameter lies above it, or the logits do not depend on it
-            dy = self.gradients[node.output]
-            dy.value.read_at(step)
-            self.backward_scratch[k] = self._new(self.requirements[k].backward_scratch, step, step)
-            self.accumulate[k] = []
-            channel = 0
-            for i, x in enumerate(node.inputs):
-                self.accumulate[k].append(x in self.gradients)
-                if x in self.gradients:
-                    self.gradients[x].value.read_at(step)
-                elif x in self.wanted or not node.operator.skips_unwanted:
-                    in_place = i == 0 and node.operator.backward_in_place and x.extent == node.output.extent
-                    slice_of_dy = Place(dy.value, dy.channel + channel, dy.ld)
-                    fits = x not in self._contiguous or slice_of_dy.ld == x.channels
-                    if (in_place or node.operator.concatenates) and fits:
-                        self.gradients[x] = slice_of_dy
-                    else:
-                        self.gradients[x] = self._whole(x, step, step)
-                channel += x.channels
-
-
-def _concatenation_slices(graph: Graph, contiguous: set[Tensor]) -> dict[Tensor, tuple[Tensor, int]]:
-    """Return, for each term of a concatenation, the tensor of whose buffer it is a slice, and its first channel.
-
-    A concatenation that is itself a term is a slice, and its terms are slices of the same buffer: so a dense block's
-    features grow in one place. A term of two concatenations lies in the last one's; the other one copies it.
-    """
-    deferred = {node.output for node in graph.nodes if node.operator.deferred}
-    excluded = deferred | contiguous | {graph.input}
-    slices: dict[Tensor, tuple[Tensor, int]] = {}
-    for node in reversed(graph.nodes):
-        if not node.operator.concatenates:
-            continue
-        root, channel = slices.get(node.output, (node.output, 0))
-        for x in node.inputs:
-            if x not in slices and x not in excluded:
-                slices[x] = (root, channel)
+    def _place_gradients(self, k: int, step: int) -> None:
+        """Place the gradients that a backward pass writes, and keep alive those that it reads or adds to."""
+        node = self._nodes[k]
+        dy = self.gradients[node.output]
+        dy.value.read_at(step)
+        self.accumulate[k] = []
+        channel = 0
+        for i, x in enumerate(node.inputs):
+            self.accumulate[k].append(x in self.gradients)
+            if x in self.gradients:
+                self.gradients[x].value.read_at(step)
+            elif x in self.wanted or not node.operator.skips_unwanted:
+                in_place = i == 0 and node.operator.backward_in_place and x.extent == node.output.extent
+                slice_of_dy = GradientPlace(dy.value, dy.channel + channel, dy.ld)
+                fits = x not in self.sharing.contiguous or slice_of_dy.ld == x.channels
+                if (in_place or node.operator.concatenates) and fits:
+                    self.gradients[x] = slice_of_dy
+                else:
+                    self.gradients[x] = self._whole_gradient(x, step)
             channel += x.channels
-    return slices
 
 
-def _influenced(graph: Graph) -> set[Tensor]:
-    """Return the tensors on which a parameter has an influence: not the images, nor what is made of them alone."""
-    influenced: set[Tensor] = set()
-    for node in graph.nodes:
-        if node.operator.parameters or any(x in influenced for x in node.inputs):
-            influenced.add(node.output)
-    return influenced
+def check_memory_choice(memory: str, storage: str | None, dtype: np.dtype) -> None:
+    """Raise `ConfigError` where `lay_out` does not know them, or cannot narrow that type."""
+    if memory not in MEMORY:
+        raise ConfigError(f"memory: expected one of {', '.join(MEMORY)}, got {memory!r}{suggest(str(memory), MEMORY)}")
+    if storage is not None and storage not in STORAGE:
+        raise ConfigError(f"storage: expected one of {', '.join(STORAGE)}, got {storage!r}")
+    if storage is not None and dtype != np.float32:
+        raise ConfigError(f"storage: expected dtype float32 with {storage}, got {dtype}")
+
+
+def lay_out(
+    graph: Graph, images: int, training: bool, dtype: np.dtype, memory: str = "fast", storage: str | None = None
+) -> tuple[Layout, int]:
+    """Return the layout of a graph with a place for every value, and the bytes of the arena.
+
+    Parameters
+    ----------
+    graph : Graph
+    images : int
+    training : bool
+    dtype : dtype
+    memory : str
+        One of `MEMORY`: how much may be recomputed.
+    storage : str or None
+        Of activations that wait for backward, are not recomputed, and would make the peak higher as they are:
+        "bfloat16" or "float16"; None for `dtype`.
+    """
+    sharing = Sharing(graph, training)
+    layout = Layout(graph, images, training, dtype, sharing)
+    if training:
+        recomputed = choose_recomputed(layout, MEMORY[memory])
+        narrowed = choose_narrowed(layout, recomputed) if storage else []
+        layout = Layout(graph, images, training, dtype, sharing, recomputed, narrowed)
+    return layout, place(layout.values)

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
-Pass = Literal["forward", "backward", "update"]
+Pass = Literal["forward", "recompute", "backward", "update"]
 
 
 @dataclass(frozen=True)
@@ -16,7 +16,7 @@ class Work:
     ----------
     name, kind : str
         The layer's name; its operator, with the algorithm where there is a choice.
-    direction : "forward", "backward" or "update"
+    direction : "forward", "recompute", "backward" or "update"
     operations : int
         Additions and multiplications of weighted sums, by the direct method: a faster algorithm may exceed the limit.
     moved : int

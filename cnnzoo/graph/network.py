@@ -8,6 +8,7 @@ import numpy as np
 
 from cnnzoo.errors import ConfigError, ModelError, StateError, WeightsMismatchError
 from cnnzoo.graph.initializers import random_key, stream
+from cnnzoo.graph.layout import check_memory_choice
 from cnnzoo.graph.ledger import Ledger
 from cnnzoo.graph.liveness import ALIGNMENT, aligned_zeros
 from cnnzoo.graph.operator import Operator, Parameter
@@ -44,6 +45,8 @@ class Network:
         float32 or float64, of weights and activations.
     passes : iterable of callable
         Rewritings of the graph, in order.
+    memory, storage : str, str or None
+        As in `cnnzoo.graph.layout.lay_out`.
 
     Attributes
     ----------
@@ -70,8 +73,12 @@ class Network:
         seed: int = 0,
         dtype: str | np.dtype = "float32",
         passes: Iterable[Callable[[Graph], Graph]] = DEFAULT_PASSES,
+        memory: str = "fast",
+        storage: str | None = None,
     ):
         self.name, self.seed, self.dtype = name, seed, _real_type(dtype)
+        self.memory, self.storage = memory, storage
+        check_memory_choice(memory, storage, self.dtype)
         operators = [node.operator for node in graph.nodes]
         for rewrite in passes:
             graph = rewrite(graph)
@@ -259,9 +266,12 @@ class Network:
             for name, buffer in kept.items():
                 self._buffers[name][:] = buffer
 
-    def arena_bytes(self, images: int, training: bool) -> int:
-        """Return the bytes of activations, gradients of activations and scratch that a batch of `images` takes."""
-        return Plan(self.graph, images, training, self.dtype).arena_bytes
+    def arena_bytes(self, images: int, training: bool, memory: str | None = None) -> int:
+        """Return the bytes of activations, gradients of activations and scratch that a batch of `images` takes.
+
+        `memory` stands for another choice than the network's.
+        """
+        return Plan(self.graph, images, training, self.dtype, memory or self.memory, self.storage).arena_bytes
 
     def _checked(self, images: np.ndarray) -> np.ndarray:
         images = np.asarray(images)
@@ -285,7 +295,7 @@ class Network:
     def _plan(self, images: int, training: bool) -> Plan:
         key = (images, training)
         if key not in self._plans:
-            self._plans[key] = Plan(self.graph, images, training, self.dtype)
+            self._plans[key] = Plan(self.graph, images, training, self.dtype, self.memory, self.storage)
         plan = self._plans[key]
         if plan.arena_bytes > self._arena.size:
             for bound in self._plans.values():

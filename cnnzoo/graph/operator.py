@@ -94,12 +94,15 @@ class Requirements:
         Computed once by the operator and handed back to it in the context.
     kept : dict of str to (int, dtype or None)
         Arrays that forward writes and backward (or a later forward step) reads; None stands for the real type.
+    lent : dict of str to (int, dtype or None)
+        Arrays that forward writes and a later forward step reads, and backward does not.
     forward_scratch, backward_scratch : int
         Elements of the real type that live during one step.
     """
 
     state: Any = None
     kept: dict[str, tuple[int, np.dtype | None]] = field(default_factory=dict)
+    lent: dict[str, tuple[int, np.dtype | None]] = field(default_factory=dict)
     forward_scratch: int = 0
     backward_scratch: int = 0
 
@@ -123,8 +126,9 @@ class Context:
     accumulate : list of bool
         For each input: add to `dx`, since another node has written it, instead of overwriting it.
     kept : dict of str to ndarray
+        With what is lent, in a forward pass.
     borrowed : dict of Loan to Borrowed
-        What `Operator.borrows` names, as far as the lenders keep such arrays at this batch size.
+        What `Operator.borrows` names, as far as the lenders have such arrays at this batch size.
     scratch, backward_scratch : ndarray
     weights, gradients, buffers : dict of str to ndarray
         Flat, in the kernels' layout.
@@ -180,7 +184,7 @@ class Operator:
     parameters : tuple of Parameter
     buffers : tuple of Buffer
     borrows : tuple of Loan
-        Arrays that other nodes keep and this one reads.
+        Arrays that other nodes keep or lend and this one reads.
     """
 
     saves_inputs: tuple[int, ...] = ()
@@ -226,7 +230,7 @@ class Operator:
     def moved(self, c: Context, direction: Pass) -> int:
         """Return the bytes of what a pass reads and writes, each array once and twice where it is added to."""
         arrays = [*c.weights.values(), *c.kept.values()]
-        if direction == "forward":
+        if direction != "backward":
             matrices = [*c.x, c.y]
         else:
             matrices = [c.dy, *c.dx, *(c.x[i] for i in self.saves_inputs), *[c.y] * self.saves_output]
@@ -237,6 +241,10 @@ class Operator:
     def forward(self, c: Context) -> None:
         """Compute c.y from c.x."""
         raise AssertionError(f"{self.kind} has no forward pass")
+
+    def recompute(self, c: Context) -> None:
+        """Compute c.y from c.x once more, for backward: the same bits, and all else that forward changed stays."""
+        self.forward(c)
 
     def backward(self, c: Context) -> None:
         """Compute c.dx and c.gradients from c.dy and what was saved; c.dx[i] is added to if c.accumulate[i]."""

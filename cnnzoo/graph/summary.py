@@ -6,8 +6,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from cnnzoo.errors import ConfigError
-from cnnzoo.graph.layout import Layout
+from cnnzoo.graph.layout import check_memory_choice, lay_out
 from cnnzoo.graph.passes import DEFAULT_PASSES
+from cnnzoo.graph.recompute import MEMORY
 from cnnzoo.graph.tensor import Graph, Node
 
 
@@ -44,8 +45,10 @@ class MemorySummary:
         The parameters, their gradients, and what SGD keeps of earlier steps; without the gaps that align them.
     running_statistics : int
         Of batch norm.
-    training_arena : int
-        Activations, gradients of activations and scratch of a training step.
+    training_arenas : dict of str to int
+        Activations, gradients of activations and scratch of a training step, for each choice of `memory`.
+    memory : str
+        The choice that was made.
     inference_arena : int
         Activations and scratch of a forward pass in inference.
     """
@@ -54,13 +57,25 @@ class MemorySummary:
     gradients: int
     momentum: int
     running_statistics: int
-    training_arena: int
+    training_arenas: dict[str, int]
+    memory: str
     inference_arena: int
 
     @property
+    def training_steps(self) -> dict[str, int]:
+        """All that a training step works on, for each choice of `memory`."""
+        weights = self.parameters + self.gradients + self.momentum + self.running_statistics
+        return {choice: weights + arena for choice, arena in self.training_arenas.items()}
+
+    @property
+    def training_arena(self) -> int:
+        """The arena of a training step as chosen."""
+        return self.training_arenas[self.memory]
+
+    @property
     def training_step(self) -> int:
-        """All that a training step works on."""
-        return self.parameters + self.gradients + self.momentum + self.running_statistics + self.training_arena
+        """All that a training step works on, as chosen."""
+        return self.training_steps[self.memory]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,6 +103,8 @@ def summarize(
     batch_size: int,
     dtype: str | np.dtype = "float32",
     passes: Iterable[Callable[[Graph], Graph]] = DEFAULT_PASSES,
+    memory: str = "fast",
+    storage: str | None = None,
 ) -> Summary:
     """Count without making any array or compiling any kernel.
 
@@ -100,11 +117,13 @@ def summarize(
         float32 or float64.
     passes : iterable of callable
         The rewritings that the network will run with: they decide on its memory.
+    memory, storage : str, str or None
+        As in `cnnzoo.graph.layout.lay_out`.
 
     Raises
     ------
     ConfigError
-        A batch size below 1.
+        A batch size below 1, an unknown memory or storage, or a storage that does not go with the dtype.
     """
     if batch_size < 1:
         raise ConfigError(f"batch_size: expected 1 or more, got {batch_size}")
@@ -114,7 +133,9 @@ def summarize(
         graph = rewrite(graph)
     itemsize = np.dtype(dtype).itemsize
     parameter_bytes = sum(layer.parameters for layer in layers) * itemsize
-    training, inference = (Layout(graph, batch_size, training, np.dtype(dtype)) for training in (True, False))
+    real = np.dtype(dtype)
+    check_memory_choice(memory, storage, real)
+    arenas = {choice: lay_out(graph, batch_size, True, real, choice, storage)[1] for choice in MEMORY}
     extent = graph.input.extent
     return Summary(
         image_shape=(extent.channels, extent.height, extent.width),
@@ -127,8 +148,9 @@ def summarize(
             gradients=parameter_bytes,
             momentum=parameter_bytes,
             running_statistics=statistics * itemsize,
-            training_arena=training.arena_bytes,
-            inference_arena=inference.arena_bytes,
+            training_arenas=arenas,
+            memory=memory,
+            inference_arena=lay_out(graph, batch_size, False, real)[1],
         ),
     )
 

@@ -215,7 +215,13 @@ class Kernel:
         if not self._compiled:
             self._dispatcher = self._make_dispatcher()
         names = {"T": REAL_TYPES[np.dtype(dtype)], "i8": types.int64, "u8": types.uint64, "u1": types.uint8}
-        names |= {"f8": types.float64, "bool_": types.boolean, "void": types.void}
+        names |= {
+            "u2": types.uint16,
+            "u4": types.uint32,
+            "f8": types.float64,
+            "bool_": types.boolean,
+            "void": types.void,
+        }
         hits = sum(self._dispatcher.stats.cache_hits.values())
         self._dispatcher.disable_compile(False)
         try:
@@ -248,8 +254,8 @@ def kernel(signature: str, parallel: bool = False) -> Callable[[Callable], Kerne
     Parameters
     ----------
     signature : str
-        As numba writes it, with ``T`` for the real type and ``i8``, ``u8``, ``u1``, ``f8``, ``bool_`` for the others.
-        Arrays are contiguous: ``T[::1]``, ``u1[::1]``.
+        As numba writes it, with ``T`` for the real type and ``i8``, ``u8``, ``u4``, ``u2``, ``u1``, ``f8``, ``bool_``
+        for the others. Arrays are contiguous: ``T[::1]``, ``u1[::1]``.
     parallel : bool
         The kernel holds a `prange` loop.
     """

@@ -13,6 +13,7 @@ PACKED_VECTOR = 20.0  # of weights packed into panels
 TRANSFORMED_VECTOR = 5.6  # one of a tile's grid, into or out of the transformed domain
 TRANSFORMED_WEIGHTS = 260.0  # the same of weights, which are spread over more memory
 STEP_VECTOR = 0.5  # of a depthwise sum: one tap
+MOVED_VALUE = 0.3  # of an activation read or written, where two cores share the memory
 
 COST_LANES = 16  # of the vectors that the figures above count
 

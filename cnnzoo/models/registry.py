@@ -121,6 +121,8 @@ def create_model(
     dtype: str = "float32",
     dropout: float | None = None,
     algorithm: str | None = None,
+    memory: str = "fast",
+    storage: str | None = None,
     **options: Any,
 ) -> Network:
     """Build a network with initial weights.
@@ -140,6 +142,10 @@ def create_model(
         0 <= rate < 1, and 0 for a model that has none; the model's own by default.
     algorithm : str, optional
         "im2col", "winograd", "dense" or "depthwise", for every convolution that it can compute; the fastest by default.
+    memory : str
+        "fast", or "lean": recompute more of the activations in backward instead of keeping them. The bits are the same.
+    storage : str, optional
+        "bfloat16" or "float16": round the activations that wait for backward to that type; not at all by default.
     **options
         Variants of the network, such as ``growth_rate=12`` of DenseNet; those of its builder.
 
@@ -156,7 +162,7 @@ def create_model(
     """
     graph = build_graph(name, num_classes, image_shape=image_shape, dropout=dropout, **options)
     _check_whole("seed", seed, 0, below=2**63)
-    net = Network(graph, name=name, seed=seed, dtype=dtype)
+    net = Network(graph, name=name, seed=seed, dtype=dtype, memory=memory, storage=storage)
     net.prefer_algorithm(algorithm)
     return net
 

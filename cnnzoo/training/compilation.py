@@ -27,13 +27,7 @@ def list_requests(config: RunConfig) -> list[Request]:
     Those of either optimizer and of an average of the weights are among them: each is small, and compiled once for all.
     """
     with record_requests() as requests:
-        net = create_model(
-            config.model,
-            dtype=config.dtype,
-            dropout=config.dropout,
-            algorithm=config.algorithm,
-            **config.model_options,
-        )
+        net = create_model(config.model, **config.network_settings)
         count = config.batch_size
         pictures = Split(images=np.zeros((count, *net.image_shape), np.uint8), labels=np.zeros(count, np.int64))
         ones = (1.0,) * net.image_shape[0]

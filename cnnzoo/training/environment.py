@@ -7,11 +7,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from cnnzoo.data import Dataset
+from cnnzoo.memory import peak_memory_above
 from cnnzoo.threads import get_num_threads
 from cnnzoo.versions import cpu_name, list_versions
 
 
-def describe_environment(dataset: Dataset, fingerprint: str, algorithms: Mapping[str, Sequence[str]]) -> dict[str, Any]:
+def describe_environment(
+    dataset: Dataset, fingerprint: str, algorithms: Mapping[str, Sequence[str]], resident_before: int | None
+) -> dict[str, Any]:
     """Return the versions, the machine, the data, the algorithms and the command, as plain values for JSON.
 
     Parameters
@@ -21,6 +24,8 @@ def describe_environment(dataset: Dataset, fingerprint: str, algorithms: Mapping
         Of the data, see `Dataset.fingerprint`.
     algorithms : mapping from str to sequence of str
         Those chosen so far, see `Network.algorithms`.
+    resident_before : int or None
+        Bytes that the process held before the run.
     """
     packages = ("cnnzoo", "numpy", "numba", "llvmlite", "safetensors")
     return {
@@ -29,6 +34,7 @@ def describe_environment(dataset: Dataset, fingerprint: str, algorithms: Mapping
         "cpu": cpu_name(),
         "cores": os.cpu_count(),
         "memory": _memory_bytes(),
+        "peak_memory": peak_memory_above(resident_before),
         "threads": get_num_threads(),
         "data": {
             "name": dataset.name,

@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from cnnzoo.config import RunConfig
+from cnnzoo.config import RunConfig, list_settings
 from cnnzoo.data import Batches
 from cnnzoo.errors import ConfigError
 from cnnzoo.graph.network import Network
@@ -30,6 +30,8 @@ class Forecast:
     ----------
     memory : int
         Bytes, beside the images and the weights, which are there.
+    other_memory : dict of str to int
+        The same for the other values of the setting `memory`.
     free_memory : int or None
         Bytes; None where the system does not tell.
     epoch_seconds : float or None
@@ -40,6 +42,7 @@ class Forecast:
     """
 
     memory: int
+    other_memory: dict[str, int]
     free_memory: int | None
     epoch_seconds: float | None = None
     test_seconds: float = 0.0
@@ -66,11 +69,12 @@ def format_bytes(count: int) -> str:
     return f"{count / 1e9:,.2f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"
 
 
-def count_memory(state: RunState, config: RunConfig, batch_size: int) -> int:
+def count_memory(state: RunState, config: RunConfig, batch_size: int, memory: str | None = None) -> int:
     """Return the bytes that a run allocates beside the images and the weights, with batches of `batch_size`.
 
     Activations, their gradients and scratch; the gradients of the weights; what the optimizer and the average keep;
-    two batches of images; copies of all state while a checkpoint is written; and compiled kernels.
+    two batches of images; copies of all state while a checkpoint is written; and compiled kernels. `memory` is another
+    value of the setting than the run's.
     """
     net = state.net
     weights = net.parameter_arena.nbytes
@@ -78,7 +82,7 @@ def count_memory(state: RunState, config: RunConfig, batch_size: int) -> int:
     copies = kept + weights * (2 if config.ema_decay is None else 3)  # one is the best weights, which are remembered
     channels, height, width = net.image_shape
     batches = 2 * batch_size * channels * height * width * net.parameter_arena.itemsize
-    arena = max(net.arena_bytes(batch_size, training) for training in (True, False))
+    arena = max(net.arena_bytes(batch_size, training, memory) for training in (True, False))
     return arena + weights + kept + copies + batches + KERNELS
 
 
@@ -99,6 +103,11 @@ def check_memory(state: RunState, config: RunConfig, num_images: int) -> Forecas
     """
     batch_size = min(config.batch_size, num_images)
     memory, free = count_memory(state, config, batch_size), free_memory()
+    others = {
+        choice: count_memory(state, config, batch_size, choice)
+        for choice in list_settings()["memory"].choices
+        if choice != config.memory
+    }
     if free is not None and memory > free:
         # The largest size below that fits; `fits` stays 0 where not even one image does.
         fits, too_large = 0, batch_size
@@ -109,11 +118,13 @@ def check_memory(state: RunState, config: RunConfig, num_images: int) -> Forecas
             else:
                 too_large = middle
         advice = f"{fits} or fewer would fit" if fits else "not even one image fits"
+        fitting = [choice for choice, count in others.items() if count <= free]
+        advice += f", or memory={fitting[0]}" if fitting else ""
         raise ConfigError(
             f"batch_size: expected batches for which the {format_bytes(free)} of free memory suffice, "
             f"got {batch_size}, which take {format_bytes(memory)}; {advice}"
         )
-    return Forecast(memory=memory, free_memory=free)
+    return Forecast(memory=memory, other_memory=others, free_memory=free)
 
 
 def measure_step(state: RunState, take_step: Callable[[int], object], num_steps: int) -> tuple[float, int]:

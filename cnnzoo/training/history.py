@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from cnnzoo.config import RunConfig
+from cnnzoo.memory import peak_memory_above
 from cnnzoo.training.metrics import Metrics
 
 
@@ -48,12 +49,21 @@ class EpochRecord:
 
 @dataclass(kw_only=True)
 class History:
-    """A run: its settings, its folder, a record for each epoch that was finished, and the test once it is done."""
+    """A run: its settings, its folder, a record for each epoch that was finished, and the test once it is done.
+
+    `resident_before` is the memory in bytes that the process held before the run, None where the system does not tell.
+    """
 
     config: RunConfig
     folder: Path
     epochs: list[EpochRecord] = field(default_factory=list)
     test: Metrics | None = None
+    resident_before: int | None = None
+
+    @property
+    def peak_memory(self) -> int | None:
+        """The most bytes that the process has held so far, above what stood before the run."""
+        return peak_memory_above(self.resident_before)
 
     @property
     def best(self) -> EpochRecord:

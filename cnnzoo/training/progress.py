@@ -113,7 +113,10 @@ class Progress(Observer):
     def _describe_forecast(self, trainer: "Trainer", forecast: Forecast) -> None:
         """Print what the run will take, and when it will end."""
         free = "" if forecast.free_memory is None else f", {format_bytes(forecast.free_memory)} are free"
-        self._print(f"memory: {format_bytes(forecast.memory)} beside images and weights{free}")
+        others = ", ".join(
+            f"{format_bytes(count)} with --memory {other}" for other, count in forecast.other_memory.items()
+        )
+        self._print(f"memory: {format_bytes(forecast.memory)} beside images and weights ({others}){free}")
         if forecast.epoch_seconds is not None:
             position, epochs = trainer.state.position, trainer.config.epochs
             left = epochs - position.epoch - position.batch / trainer.train_batches.num_batches
@@ -185,8 +188,10 @@ class Progress(Observer):
             )
 
     def run_done(self, history: History) -> None:
-        """Take the test's bar away."""
+        """Take the test's bar away, and print what memory the run took."""
         self.close()
+        if history.peak_memory is not None:
+            self._print(f"memory: at most {format_bytes(history.peak_memory)} above what stood after the imports")
 
     def close(self) -> None:
         """Take the bar away."""

@@ -2,7 +2,6 @@
 
 import base64
 import statistics
-import sys
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -104,16 +103,6 @@ def write_report(path: Path, history: History, run: Run) -> None:
         f"{chr(10).join(sections)}\n</main>\n</body>\n</html>\n"
     )
     write_atomically(path, page.encode())
-
-
-def peak_memory() -> int | None:
-    """Return the most bytes of memory that the process has held so far; None where the system does not say."""
-    try:
-        import resource
-    except ImportError:  # Windows
-        return None
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
 
 
 def _describe_result(history: History, run: Run) -> str:
@@ -237,13 +226,13 @@ def _describe_speed(history: History, run: Run) -> str:
     seconds = [record.seconds for record in history.epochs]
     speeds = [record.images_per_second for record in history.epochs]
     validation = sum(record.validation_seconds for record in history.epochs)
-    memory = peak_memory()
+    memory = history.peak_memory
     rows = [
         ["images a second while training, median epoch", f"{statistics.median(speeds):,.0f}"],
         ["seconds an epoch of training, median", f"{statistics.median(seconds):,.1f}"],
         ["training, all epochs", format_seconds(sum(seconds))],
         ["validation, all epochs", format_seconds(validation)],
-        ["peak memory of the process", f"{memory / 1e6:,.0f} MB" if memory is not None else "–"],
+        ["peak memory, above what stood after the imports", f"{memory / 1e6:,.0f} MB" if memory is not None else "–"],
         ["parameters", f"{run.parameters:,}"],
         ["images trained on", f"{run.train_images:,}"],
     ]

@@ -27,7 +27,7 @@ AUTO = "auto"
 
 FREE = frozenset(
     {
-        *("epochs", "data_dir", "threads", "output_dir", "tensorboard"),
+        *("epochs", "data_dir", "threads", "memory", "output_dir", "tensorboard"),
         *("checkpoint_epochs", "checkpoint_minutes", "checkpoint_keep"),
     }
 )

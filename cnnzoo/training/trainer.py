@@ -12,6 +12,7 @@ from cnnzoo.data import Batches, choose_dataset, load_dataset
 from cnnzoo.errors import DivergenceError, StateError
 from cnnzoo.interop.model_file import locate_weights, save_model
 from cnnzoo.interop.weights import load_weights
+from cnnzoo.memory import resident_memory
 from cnnzoo.models import create_model
 from cnnzoo.threads import set_num_threads
 from cnnzoo.training.averaging import WeightAverage
@@ -119,6 +120,7 @@ class Trainer:
 
     def _prepare(self, config: RunConfig, claim: Claim | None) -> None:
         """Load the data and make the network, or take over the state that a checkpoint holds."""
+        self._resident = resident_memory()  # all is imported, and nothing made
         self._asked = config
         if claim is not None:
             config, self._asked = continue_config(config, claim.header)
@@ -133,14 +135,7 @@ class Trainer:
         self._fingerprint = self.dataset.fingerprint()
         self.train_batches, self.validation_batches, self.test_batches = make_batches(config, self.dataset)
         self.net = create_model(
-            config.model,
-            num_classes=self.dataset.num_classes,
-            seed=config.seed,
-            image_shape=self.dataset.image_shape,
-            dtype=config.dtype,
-            dropout=config.dropout,
-            algorithm=config.algorithm,
-            **config.model_options,
+            config.model, self.dataset.num_classes, image_shape=self.dataset.image_shape, **config.network_settings
         )
         if config.init_from is not None and claim is None:
             self.net.load_state_dict(load_weights(locate_weights(config.init_from)))
@@ -226,7 +221,9 @@ class Trainer:
         resumed = None if self.resumed_from is None else self.resumed_from.run_folder
         self._folder = RunFolder(self.config, self.environment, resumed, state.epochs, self._lock)
         try:
-            self.history = history = History(config=self.config, folder=self._folder.path, epochs=state.epochs)
+            self.history = history = History(
+                config=self.config, folder=self._folder.path, epochs=state.epochs, resident_before=self._resident
+            )
             self._saver = self._make_saver()
             self._saver.save(LAST)
             self.observer.run_started(self, history)
@@ -244,7 +241,7 @@ class Trainer:
     @property
     def environment(self) -> dict[str, Any]:
         """What the run runs in, as environment.json has it."""
-        return describe_environment(self.dataset, self._fingerprint, self.net.algorithms())
+        return describe_environment(self.dataset, self._fingerprint, self.net.algorithms(), self._resident)
 
     @property
     def steps_per_epoch(self) -> int:

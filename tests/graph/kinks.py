@@ -8,6 +8,7 @@ a little, into the widest gap that the channel's values leave around zero.
 
 import numpy as np
 
+from cnnzoo.graph.initializers import random_key
 from cnnzoo.graph.network import Network
 from cnnzoo.graph.operators.activation import ReLU
 from cnnzoo.graph.operators.pooling import MaxPool
@@ -65,13 +66,13 @@ def _widest_gaps(x):
     return middles[widest, np.arange(x.shape[1])]
 
 
-def read_branches(net):
+def read_branches(net, images):
     """Return which ReLUs of a network without fusion passes let through, and which pixels won max pools.
 
-    After a forward pass in training and before its backward pass.
+    Runs a forward pass in training, with the draws of the first one, and looks at each node before the next one runs.
     """
     branches = {}
-    for node, context in zip(net.graph.nodes, net._pending._contexts, strict=True):
+    for node, context in net._load(images, training=True)._run_forward(lambda name: random_key(net.seed, 0, name)):
         if isinstance(node.operator, ReLU):
             branches[node.name] = _rows(context.y) > 0
         elif isinstance(node.operator, MaxPool):

@@ -52,7 +52,7 @@ class LinearNetwork:
         dw[:] = dlogits.T @ self._x + accumulate * dw
         db[:] = dlogits.sum(axis=0) + accumulate * db
 
-    def arena_bytes(self, images, training):
+    def arena_bytes(self, images, training, memory=None):
         return 1000 * images * (1 + training)
 
     def find_not_finite(self, images):
@@ -106,8 +106,8 @@ class StopAfter(Observer):
                 (self._act or self._trainer.stop)()
 
 
-def make_linear_network(model, num_classes=10, seed=0, image_shape=None, dtype="float32", dropout=None, algorithm=None):
-    """Stand in for `create_model`."""
+def make_linear_network(model, num_classes=10, seed=0, image_shape=None, dtype="float32", **options):
+    """Stand in for `create_model`, whose other options it does without."""
     return LinearNetwork(num_classes, image_shape, dtype, seed)
 
 

@@ -96,7 +96,8 @@ def test_output_of_a_run(run, data, tmp_path):
     assert lines[0].startswith("linear: 30,730 parameters, float32, batches of 32, 2 epochs, ")
     assert lines[1] == f"data: CIFAR-10 (binary files) from {data}: 100 training and 20 test images"
     assert lines[2] == "validation: 10 of the training images, held out to choose the best epoch"
-    assert re.fullmatch(r"memory: [\d.]+ MB beside images and weights, [\d.,]+ GB are free", lines.pop(3))
+    taken = r"memory: [\d.]+ MB beside images and weights \([\d.]+ MB with --memory lean\), [\d.,]+ GB are free"
+    assert re.fullmatch(taken, lines.pop(3))
     assert lines[3].startswith(f"run: {tmp_path / 'runs'}")
     assert lines[4].startswith("epoch 1/2: loss ")
     assert "| validation: loss " in lines[4]

@@ -67,10 +67,10 @@ def test_batch_that_is_too_large_is_refused_with_one_that_fits(monkeypatch, imag
     fits = int(re.fullmatch(message, str(raised.value))[1])
     assert count_memory(state, config, fits) <= free < count_memory(state, config, fits + 1)
     assert fits >= images
-    forecast = Forecast(memory=count_memory(state, config, fits), free_memory=free)
-    assert check_memory(state, config.replace(batch_size=fits), 60_000) == forecast
+    forecast = check_memory(state, config.replace(batch_size=fits), 60_000)
+    assert (forecast.memory, forecast.free_memory) == (count_memory(state, config, fits), free)
     # No batch is larger than the data set.
-    assert check_memory(state, config, images) == Forecast(memory=free, free_memory=free)
+    assert check_memory(state, config, images).memory == free
 
 
 def test_not_even_one_image(monkeypatch):
@@ -89,7 +89,9 @@ def test_refusal_comes_before_a_folder_is_made(run, data, monkeypatch, tmp_path)
     monkeypatch.setattr(forecast_module, "free_memory", lambda: 500_000_000)
     code, _, errors = run("--model", "resnet18", "--data-dir", data)
     assert code == 2
-    assert re.fullmatch(r"cnnzoo train: batch_size: .* got 90, which take .*; \d+ or fewer would fit\n", errors)
+    assert re.fullmatch(
+        r"cnnzoo train: batch_size: .* got 90, which take .*; \d+ or fewer would fit, or memory=lean\n", errors
+    )
     assert not (tmp_path / "runs").exists()
 
 
@@ -141,7 +143,9 @@ def test_what_the_command_prints(run, data):
 
 def _forecast(monkeypatch, epoch_seconds, test_seconds=0.0):
     def measure(self):
-        return Forecast(memory=0, free_memory=None, epoch_seconds=epoch_seconds, test_seconds=test_seconds, steps=1)
+        return Forecast(
+            memory=0, other_memory={}, free_memory=None, epoch_seconds=epoch_seconds, test_seconds=test_seconds, steps=1
+        )
 
     monkeypatch.setattr(Trainer, "_measure", measure)
 

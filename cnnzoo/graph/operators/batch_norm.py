@@ -67,7 +67,7 @@ class BatchNorm(Operator):
         if training:
             partials = block_count(rows, block_rows(channels)) * 2 * channels
             needs.kept |= {"mean": (channels, None), "inv_std": (channels, None)}
-            needs.kept["moments"] = (2 * channels, np.dtype(np.float64))
+            needs.lent["moments"] = (2 * channels, np.dtype(np.float64))
             needs.forward_scratch = partials  # not needed where the statistics can be borrowed
             needs.backward_scratch = partials + 3 * channels
         return needs
@@ -78,7 +78,7 @@ class BatchNorm(Operator):
         return super().moved(c, direction)
 
     def forward(self, c: Context) -> None:
-        x, y = c.x[0], c.y
+        x = c.x[0]
         scale, shift = np.split(c.kept["coefficients"], 2)
         gamma, beta = c.weights["weight"], c.weights["bias"]
         running_mean, running_var = c.buffers["running_mean"], c.buffers["running_var"]
@@ -90,8 +90,12 @@ class BatchNorm(Operator):
             )  # fmt: skip
         else:
             batch_norm_inference(gamma, beta, running_mean, running_var, self.eps, scale, shift)
-        if self.deferred:
-            return
+        if not self.deferred:
+            self.recompute(c)
+
+    def recompute(self, c: Context) -> None:
+        x, y = c.x[0], c.y
+        scale, shift = np.split(c.kept["coefficients"], 2)
         residual = c.x[1] if self.add else x
         normalize_forward(
             x.data, x.ld, scale, shift, residual.data, residual.ld, y.data, y.ld, x.rows, x.channels,

@@ -64,14 +64,14 @@ class WeightedSum(Operator):
         )
         if training and self.collects_statistics and planned.forward.statistics_rows:
             blocks = block_count(shape.out_pixels, planned.forward.statistics_rows)
-            needs.kept["statistics"] = (blocks * 2 * columns, None)
+            needs.lent["statistics"] = (blocks * 2 * columns, None)
         return needs
 
     def multiply_adds(self, *inputs: Extent) -> int:
         return self.shape(1, inputs[0]).multiply_adds
 
     def algorithm(self, c: Context, direction: Pass) -> str:
-        if direction == "forward":
+        if direction != "backward":
             return c.state.forward.name
         names = (
             [c.state.weight_gradient.name, c.state.input_gradient.name]
@@ -81,7 +81,7 @@ class WeightedSum(Operator):
         return ", ".join(dict.fromkeys(names))
 
     def operations(self, c: Context, direction: Pass) -> int:
-        passes = 1 if direction == "forward" else 1 + c.wanted[0]
+        passes = 1 + c.wanted[0] if direction == "backward" else 1
         return 2 * passes * c.state.forward.shape.multiply_adds
 
     def flat(self, x: Matrix) -> Matrix:

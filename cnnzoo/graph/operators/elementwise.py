@@ -48,7 +48,7 @@ class Concatenation(Operator):
                 copy_rows(x.data, x.ld, y.data, y.ld, x.rows, x.channels, False)
 
     def moved(self, c: Context, direction: Pass) -> int:
-        parts, whole = (c.x, c.y) if direction == "forward" else (c.dx, c.dy)
+        parts, whole = (c.dx, c.dy) if direction == "backward" else (c.x, c.y)
         pairs = zip(parts, _slices(whole, c.x), strict=True)
         return sum(2 * part.nbytes for part, place in pairs if not _is_same(part, place))
 
