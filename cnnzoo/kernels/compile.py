@@ -224,10 +224,8 @@ class Kernel:
         }
         hits = sum(self._dispatcher.stats.cache_hits.values())
         self._dispatcher.disable_compile(False)
-        try:
-            self._dispatcher.compile(eval(self.signature, {"__builtins__": {}}, names))
-        finally:
-            self._dispatcher.disable_compile(True)
+        self._dispatcher.compile(eval(self.signature, {"__builtins__": {}}, names))
+        self._dispatcher.disable_compile(True)
         self._compiled.add(np.dtype(dtype))
         mark.touch()
         loaded = sum(self._dispatcher.stats.cache_hits.values()) > hits
