@@ -52,7 +52,7 @@ def train(arguments: Sequence[str] | None) -> None:
         from cnnzoo.graph.ledger import Ledger
         from cnnzoo.kernels.compile import before_compiling
         from cnnzoo.profiling import describe_ledger, ledger_to_plain
-        from cnnzoo.training.progress import Progress
+        from cnnzoo.training.progress import Progress, wrap
         from cnnzoo.training.trainer import Trainer
 
         with contextlib.closing(Progress(sys.stderr if parsed.json else sys.stdout)) as progress:
@@ -82,14 +82,15 @@ def train(arguments: Sequence[str] | None) -> None:
         result |= {"profile": ledger_to_plain(ledger)} if ledger else {}
         print(json.dumps(result))
     else:
-        print(_describe_in_words(result))
+        print(wrap(_describe_in_words(result), sys.stdout))
         if ledger:
             print("", *describe_ledger(ledger), sep="\n")
 
 
 def _make_parser() -> Parser:
     """Return the parser: arguments of the command's own and a flag for each field of `RunConfig`."""
-    parser = Parser(prog="cnnzoo train", description=_DESCRIPTION, epilog=_describe_recipes())
+    usage = "%(prog)s --model NAME [--config FILE] [--resume PATH|auto] [--profile] [--json] [--SETTING VALUE ...]"
+    parser = Parser(prog="cnnzoo train", usage=usage, description=_DESCRIPTION, epilog=_describe_recipes())
     parser.add_argument("--config", metavar="FILE", help="Python file that ends in a RunConfig called config")
     parser.add_argument(
         "--resume",

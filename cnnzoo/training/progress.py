@@ -1,6 +1,8 @@
 """A run's progress for people: a bar on a terminal, a line for each epoch everywhere."""
 
+import shutil
 import sys
+import textwrap
 import time
 from concurrent.futures import BrokenExecutor
 from typing import TYPE_CHECKING, Literal, TextIO
@@ -200,7 +202,7 @@ class Progress(Observer):
             self._bar = None
 
     def _print(self, line: str) -> None:
-        print(line, file=self._output, flush=True)
+        print(wrap(line, self._output), file=self._output, flush=True)
 
     def _open_bar(self, title: str, total: int, layout: str = _BAR) -> None:
         self.close()
@@ -224,6 +226,18 @@ class Progress(Observer):
             metrics = tally.metrics
             self._bar.set_postfix_str(f"loss {metrics.loss:.4f}, accuracy {metrics.accuracy:.1%}{run_left}", False)
             self._bar.update(tally.images - self._bar.n)
+
+
+def wrap(text: str, stream: TextIO) -> str:
+    """Return lines broken between words where a terminal ends, those that go on indented; as they are elsewhere."""
+    if not stream.isatty():
+        return text
+    width = shutil.get_terminal_size().columns
+    lines = (
+        textwrap.fill(line, width, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
+        for line in text.splitlines()
+    )
+    return "\n".join(lines)
 
 
 def open_bar(title: str, total: int, terminal: TextIO, layout: str = _BAR) -> tqdm:

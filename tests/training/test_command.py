@@ -196,6 +196,14 @@ def test_bar_on_a_terminal(data, tmp_path, monkeypatch):
     assert lines.getvalue().count("\nepoch ") == 2
 
 
+def test_lines_break_between_words_on_a_terminal_alone(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "20")
+    text = "run: runs/a-name-that-is-longer\n\nloss 1.5, accuracy 20.0% | lr 0.1"
+    assert progress_module.wrap(text, io.StringIO()) == text
+    wrapped = progress_module.wrap(text, Terminal())
+    assert wrapped == "run:\n  runs/a-name-that-is-longer\n\nloss 1.5, accuracy\n  20.0% | lr 0.1"
+
+
 def test_bar_shows_in_a_notebook_whose_errors_are_no_terminal(monkeypatch):
     with progress_module.open_bar("test", 10, io.StringIO()) as bar:
         assert bar.disable
