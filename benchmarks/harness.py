@@ -23,13 +23,15 @@ from cnnzoo.threads import count_cores
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
-PAUSE_SECONDS = 0.05
+PAUSE_SECONDS = 0.02
+OPENBLAS_SPIN = 20  # its idle threads spin for 2 to the power of this cycles, 0.4 ms; by default for some 100 ms
 
 
 def use_threads(count: int) -> None:
-    """Give every library that may be imported later `count` threads."""
+    """Give every library that may be imported later `count` threads, which take no core while another one computes."""
     for name in ("NUMBA_NUM_THREADS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ[name] = str(count)
+    os.environ["OPENBLAS_THREAD_TIMEOUT"] = str(OPENBLAS_SPIN)
 
 
 def in_turns(
@@ -37,9 +39,9 @@ def in_turns(
 ) -> dict[str, list[float]]:
     """Time functions in turns (A B A B ...), so that a machine that slows down slows all of them.
 
-    Before each turn comes a pause, for a library's idle threads go on spinning for a while (OpenBLAS's for some 25 ms)
-    and would take a core from the next one. A turn of several `calls` begins with an unmeasured one, so that a function
-    finds its own data in cache and its own threads awake; without `calls`, a turn is a single one.
+    Before each turn comes a pause, in which the idle threads of the one before stop spinning: they would take a core
+    from it. A turn of several `calls` begins with an unmeasured one, so that a function finds its own data in cache and
+    its own threads awake; without `calls`, a turn is a single one.
 
     Returns
     -------

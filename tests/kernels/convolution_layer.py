@@ -22,12 +22,18 @@ class Case(NamedTuple):
     bias: np.ndarray
 
 
+def weight_extents(shape):
+    """Return the extents of a convolution's weights as the reference has them; depthwise ones lack the input's axis."""
+    taps = (shape.kernel, shape.kernel)
+    return (*taps, shape.in_channels) if shape.groups > 1 else (*taps, shape.in_channels, shape.out_channels)
+
+
 def drawn(shape, seed, dtype=np.float64):
     """Return standard normal operands of a `ConvolutionShape`."""
     rng = np.random.default_rng(seed)
     extents = (
         (shape.images, shape.height, shape.width, shape.in_channels),
-        (shape.kernel, shape.kernel, shape.in_channels, shape.out_channels),
+        weight_extents(shape),
         (shape.images, shape.out_height, shape.out_width, shape.out_channels),
         (shape.out_channels,),
     )
@@ -104,7 +110,7 @@ class Layer:
         y = self._output((s.images, s.out_height, s.out_width, s.out_channels), start)
         w = np.ascontiguousarray(w, self.dtype).reshape(-1)
         arguments = (*x.arguments, w, *y.arguments)
-        options = {"prologue": _argument(prologue), "bias": bias, "statistics": statistics}
+        options = {"prologue": prologue, "bias": bias, "statistics": statistics}
         self._run("forward", arguments, accumulate=start is not None, **options)
         y.assert_guarded()
         return y.values.reshape(s.images, s.out_height, s.out_width, s.out_channels)
@@ -115,24 +121,25 @@ class Layer:
         dy, dx = self._matrix(dy), self._output((s.images, s.height, s.width, s.in_channels), start)
         w = np.ascontiguousarray(w, self.dtype).reshape(-1)
         arguments = (*dy.arguments, w, *dx.arguments)
-        self._run("input_gradient", arguments, accumulate=start is not None, prologue=_argument(prologue))
+        self._run("input_gradient", arguments, accumulate=start is not None, prologue=prologue)
         dx.assert_guarded()
         return dx.values.reshape(s.images, s.height, s.width, s.in_channels)
 
     def weight_gradient(self, x, dy, start=None, x_prologue=None, dy_prologue=None):
         """Return dw, added to `start` if that is given."""
-        s = self.shape
-        extents = (s.kernel, s.kernel, s.in_channels, s.out_channels)
+        extents = weight_extents(self.shape)
         memory, dw = _guarded(int(np.prod(extents)), self.dtype)
         if start is not None:
             dw[:] = start.reshape(-1)
         arguments = (*self._matrix(x).arguments, *self._matrix(dy).arguments, dw)
-        options = {"x_prologue": _argument(x_prologue), "dy_prologue": _argument(dy_prologue)}
+        options = {"x_prologue": x_prologue, "dy_prologue": dy_prologue}
         self._run("weight_gradient", arguments, accumulate=start is not None, **options)
         assert np.all(memory[dw.size :] == GUARD)
         return dw.reshape(extents)
 
     def _run(self, name, arguments, **options):
+        """Run a pass with those of the options that are not None."""
+        options = {k: v.argument() if isinstance(v, OnLoad) else v for k, v in options.items() if v is not None}
         memory, scratch = _guarded(self.algorithm.scratch_sizes[name], self.dtype)
         getattr(self.algorithm, name)(*arguments, scratch, **options)
         assert np.all(memory[scratch.size :] == GUARD)
@@ -151,13 +158,15 @@ def _guarded(size, dtype):
     return memory, memory[:size]
 
 
-def _argument(prologue):
-    return None if prologue is None else prologue.argument()
-
-
 def expected_passes(shape, x, w, dy):
     """Return forward, input_gradient and weight_gradient by the reference, in float64."""
     place = {"stride": shape.stride, "padding": shape.padding}
+    if shape.groups > 1:
+        return {
+            "forward": reference.depthwise_conv2d(x, w, **place),
+            "input_gradient": reference.depthwise_conv2d_input_gradient(dy, w, x.shape, **place),
+            "weight_gradient": reference.depthwise_conv2d_weight_gradient(x, dy, w.shape[:2], **place),
+        }
     return {
         "forward": reference.conv2d(x, w, **place),
         "input_gradient": reference.conv2d_input_gradient(dy, w, x.shape, **place),
@@ -169,8 +178,8 @@ def count_terms(shape):
     """Return the number of terms of the sums in each pass."""
     taps = shape.kernel**2
     return {
-        "forward": taps * shape.in_channels,
-        "input_gradient": taps * shape.out_channels,
+        "forward": taps * shape.in_channels // shape.groups,
+        "input_gradient": taps * shape.out_channels // shape.groups,
         "weight_gradient": shape.out_pixels,
     }
 

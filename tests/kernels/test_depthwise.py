@@ -9,13 +9,19 @@ from hypothesis import strategies as st
 from cnnzoo.kernels.blocks import block_count
 from cnnzoo.kernels.convolution import PLAIN, SCALE_SHIFT_RELU, ConvolutionShape
 from cnnzoo.kernels.depthwise import DepthwiseConvolution
-from tests import reference
 from tests.gradients import assert_adjoint, assert_within, numerical_gradient, rounding
-from tests.kernels.convolution_layer import OnLoad, error_bound
-from tests.kernels.pixel_matrix import GUARD, PixelMatrix, margins, seeds
+from tests.kernels.convolution_layer import (
+    Layer,
+    OnLoad,
+    assert_all_passes,
+    assert_batch_norm_on_load,
+    assert_bias_is_added,
+    drawn,
+    expected_passes,
+)
+from tests.kernels.pixel_matrix import margins, seeds
 
 DTYPES = [np.float32, np.float64]
-GUARDS = 64
 
 
 def depthwise(images, height, width, channels, kernel, stride=1, padding=0):
@@ -58,132 +64,29 @@ def name_of(shape):
     return f"{s.images}x{s.height}x{s.width}x{s.in_channels}-k{s.kernel}s{s.stride}p{s.padding}"
 
 
-class Layer:
-    """One depthwise convolution as functions of [N, H, W, C] and [kernel, kernel, C] arrays.
-
-    Outputs stand between guards; those that are overwritten are NaN before, and so is scratch memory.
-    """
-
-    def __init__(self, shape, dtype=np.float64, margin=(0, 0)):
-        self.shape, self.dtype, self.margin = shape, np.dtype(dtype), margin
-        self.passes = DepthwiseConvolution(shape, self.dtype)
-
-    def forward(self, x, w, start=None, prologue=None, bias=None, statistics=None):
-        """Return y, added to `start` if that is given."""
-        s = self.shape
-        extents = (s.images, s.out_height, s.out_width, s.out_channels)
-        x, y = self._matrix(x), self._output(extents, start)
-        options = {"prologue": prologue and prologue.argument(), "bias": bias, "statistics": statistics}
-        self._run("forward", *x.arguments, w.reshape(-1), *y.arguments, accumulate=start is not None, **options)
-        y.assert_guarded()
-        return y.values.reshape(extents)
-
-    def input_gradient(self, dy, w, start=None):
-        """Return dx, added to `start` if that is given."""
-        s = self.shape
-        extents = (s.images, s.height, s.width, s.in_channels)
-        dy, dx = self._matrix(dy), self._output(extents, start)
-        self._run("input_gradient", *dy.arguments, w.reshape(-1), *dx.arguments, accumulate=start is not None)
-        dx.assert_guarded()
-        return dx.values.reshape(extents)
-
-    def weight_gradient(self, x, dy, start=None, x_prologue=None):
-        """Return dw, added to `start` if that is given."""
-        extents = (self.shape.kernel, self.shape.kernel, self.shape.in_channels)
-        memory, dw = _guarded(int(np.prod(extents)), self.dtype)
-        if start is not None:
-            dw[:] = start.reshape(-1)
-        matrices = (*self._matrix(x).arguments, *self._matrix(dy).arguments)
-        x_prologue = x_prologue and x_prologue.argument()
-        self._run("weight_gradient", *matrices, dw, accumulate=start is not None, x_prologue=x_prologue)
-        assert np.all(memory[dw.size :] == GUARD)
-        return dw.reshape(extents)
-
-    def _run(self, name, *arguments, **options):
-        memory, scratch = _guarded(self.passes.scratch_sizes[name], self.dtype)
-        getattr(self.passes, name)(*arguments, scratch, **options)
-        assert np.all(memory[scratch.size :] == GUARD)
-
-    def _matrix(self, x):
-        return PixelMatrix(x.reshape(-1, x.shape[-1]), self.margin, self.dtype)
-
-    def _output(self, extents, start):
-        return self._matrix(np.full(extents, np.nan) if start is None else start)
-
-
-def _guarded(size, dtype):
-    memory = np.full(size + GUARDS, GUARD, dtype)
-    memory[:size] = np.nan
-    return memory, memory[:size]
-
-
-def drawn(shape, seed, dtype=np.float64):
-    """Return standard normal x, w, dy and bias."""
-    s, rng = shape, np.random.default_rng(seed)
-    extents = (
-        (s.images, s.height, s.width, s.in_channels),
-        (s.kernel, s.kernel, s.in_channels),
-        (s.images, s.out_height, s.out_width, s.in_channels),
-        (s.in_channels,),
-    )
-    return [rng.standard_normal(extent).astype(dtype) for extent in extents]
-
-
-def expected_passes(shape, x, w, dy):
-    """Return each pass by the reference, in float64."""
-    place = {"stride": shape.stride, "padding": shape.padding}
-    return {
-        "forward": reference.depthwise_conv2d(x, w, **place),
-        "input_gradient": reference.depthwise_conv2d_input_gradient(dy, w, x.shape, **place),
-        "weight_gradient": reference.depthwise_conv2d_weight_gradient(x, dy, w.shape[:2], **place),
-    }
-
-
-def count_terms(shape):
-    return {
-        "forward": shape.kernel**2,
-        "input_gradient": shape.kernel**2,
-        "weight_gradient": shape.out_pixels,
-    }
-
-
-def assert_all_passes(shape, dtype, seed=0, margin=(0, 0)):
-    """Assert that each pass, overwriting and accumulating, is within its rounding errors of the reference."""
-    x, w, dy, _ = drawn(shape, seed, dtype)
-    layer = Layer(shape, dtype, margin)
-    operands = {"forward": (x, w), "input_gradient": (dy, w), "weight_gradient": (x, dy)}
-    sizes = expected_passes(shape, np.abs(x), np.abs(w), np.abs(dy))
-    for name, exact in expected_passes(shape, x, w, dy).items():
-        run, terms = getattr(layer, name), count_terms(shape)[name]
-        assert_within(run(*operands[name]), exact, error_bound(terms, sizes[name], dtype))
-        start = np.random.default_rng(seed).standard_normal(exact.shape).astype(dtype)
-        bound = error_bound(terms + 1, sizes[name] + np.abs(start), dtype)
-        assert_within(run(*operands[name], start), start + exact, bound)
-
-
 @pytest.mark.parametrize("dtype", DTYPES)
 @settings(max_examples=200)
 @given(shape=shapes(), margin=margins, seed=seeds)
 def test_all_passes(dtype, shape, margin, seed):
-    assert_all_passes(shape, dtype, seed, margin)
+    assert_all_passes(DepthwiseConvolution, shape, dtype, seed, margin)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("shape", TAILS, ids=name_of)
 def test_tails(shape, dtype):
-    assert_all_passes(shape, dtype, margin=(1, 2))
+    assert_all_passes(DepthwiseConvolution, shape, dtype, margin=(1, 2))
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("shape", NETWORK_SHAPES, ids=name_of)
 def test_shapes_of_the_networks(shape, dtype):
-    assert_all_passes(shape, dtype)
+    assert_all_passes(DepthwiseConvolution, shape, dtype)
 
 
 @given(shape=shapes(), seed=seeds)
 def test_gradients_are_adjoints(shape, seed):
     x, w, dy, _ = drawn(shape, seed)
-    layer = Layer(shape)
+    layer = Layer(DepthwiseConvolution, shape)
     y = layer.forward(x, w)
     assert_adjoint(y, dy, x, layer.input_gradient(dy, w))
     assert_adjoint(y, dy, w, layer.weight_gradient(x, dy))
@@ -194,7 +97,7 @@ def test_gradients_are_adjoints(shape, seed):
 def test_gradients_are_central_differences(shape, seed):
     """Of half the squared output, with a batch norm + ReLU on load, a bias and a y that is added to."""
     x, w, start, bias = drawn(shape, seed)
-    layer, prologue = Layer(shape), OnLoad(SCALE_SHIFT_RELU, x.shape, seed, np.float64)
+    layer, prologue = Layer(DepthwiseConvolution, shape), OnLoad(SCALE_SHIFT_RELU, x.shape, seed, np.float64)
 
     def loss():
         return np.square(layer.forward(x, w, start, prologue, bias)).sum() / 2
@@ -212,29 +115,14 @@ def test_gradients_are_central_differences(shape, seed):
 @pytest.mark.parametrize("dtype", DTYPES)
 @given(shape=small_shapes, margin=margins, seed=seeds, accumulate=st.booleans())
 def test_bias(dtype, shape, margin, seed, accumulate):
-    x, w, start, bias = drawn(shape, seed, dtype)
-    y = Layer(shape, dtype, margin).forward(x, w, start if accumulate else None, bias=bias)
-    added = bias + start.astype(np.float64) * accumulate
-    exact = expected_passes(shape, x, w, start)["forward"] + added
-    sizes = expected_passes(shape, np.abs(x), np.abs(w), start)["forward"] + np.abs(bias) + np.abs(start) * accumulate
-    assert_within(y, exact, error_bound(count_terms(shape)["forward"] + 2, sizes, dtype))
+    assert_bias_is_added(DepthwiseConvolution, shape, dtype, seed, margin, accumulate)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @given(shape=st.one_of(small_shapes, st.sampled_from(TAILS)), margin=margins, seed=seeds)
 def test_batch_norm_on_load_of_x(dtype, shape, margin, seed):
     """Padding is zero after max(0, scale x + shift), not before."""
-    x, w, dy, _ = drawn(shape, seed, dtype)
-    layer, prologue = Layer(shape, dtype, margin), OnLoad(SCALE_SHIFT_RELU, x.shape, seed, dtype)
-    expected = expected_passes(shape, prologue.apply(x), w, dy)
-    sizes = expected_passes(shape, prologue.sizes(x), np.abs(w), np.abs(dy))
-    actual = {
-        "forward": layer.forward(x, w, prologue=prologue),
-        "weight_gradient": layer.weight_gradient(x, dy, x_prologue=prologue),
-    }
-    for name, result in actual.items():
-        roundings = count_terms(shape)[name] + prologue.roundings
-        assert_within(result, expected[name], error_bound(roundings, sizes[name], dtype))
+    assert_batch_norm_on_load(DepthwiseConvolution, shape, dtype, seed, margin)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -242,8 +130,8 @@ def test_batch_norm_on_load_of_x(dtype, shape, margin, seed):
 def test_statistics_of_the_output(dtype, shape, margin, seed, biased):
     """A block's mean is off by at most gamma_n max|y|, its M2 by that shift of each term and its own rounding."""
     x, w, _, bias = drawn(shape, seed, dtype)
-    layer = Layer(shape, dtype, margin)
-    rows, step = shape.out_pixels, layer.passes.statistics_rows
+    layer = Layer(DepthwiseConvolution, shape, dtype, margin)
+    rows, step = shape.out_pixels, layer.algorithm.statistics_rows
     partials = np.full((block_count(rows, step), 2, shape.out_channels), np.nan, dtype)
     y = layer.forward(x, w, bias=bias if biased else None, statistics=partials.reshape(-1))
     y = y.reshape(rows, -1).astype(np.float64)
@@ -266,7 +154,7 @@ def test_nan_and_infinity_reach_only_the_windows_that_meet_them(prologue, shape,
     x.reshape(-1)[np.random.default_rng(seed).integers(0, x.size)] = value
     with np.errstate(invalid="ignore"):
         expected = expected_passes(shape, on_x.apply(x), w, dy)
-    argument, layer = on_x if prologue else None, Layer(shape)
+    argument, layer = on_x if prologue else None, Layer(DepthwiseConvolution, shape)
     y = layer.forward(x, w, prologue=argument)
     np.testing.assert_array_equal(np.isfinite(y), np.isfinite(expected["forward"]))
     dw = layer.weight_gradient(x, dy, x_prologue=argument)
@@ -278,7 +166,7 @@ def test_same_bits_at_any_number_of_threads(shape):
     if numba.config.NUMBA_NUM_THREADS < 2:
         pytest.skip("numba was started with one thread")
     x, w, dy, _ = drawn(shape, 0, np.float32)
-    layer, results = Layer(shape, np.float32), []
+    layer, results = Layer(DepthwiseConvolution, shape, np.float32), []
     before = numba.get_num_threads()
     try:
         for threads in (1, 2):
@@ -315,7 +203,7 @@ def test_equals_pytorch(shape):
     place = {"stride": shape.stride, "padding": shape.padding, "groups": shape.groups}
     y = torch.nn.functional.conv2d(images, weight, torch.tensor(bias), **place)
     y.backward(torch.tensor(dy).permute(0, 3, 1, 2))
-    layer = Layer(shape)
+    layer = Layer(DepthwiseConvolution, shape)
     tolerance = {"rtol": 0, "atol": 1e-13}
     np.testing.assert_allclose(layer.forward(x, w, bias=bias), y.detach().permute(0, 2, 3, 1).numpy(), **tolerance)
     np.testing.assert_allclose(layer.input_gradient(dy, w), images.grad.permute(0, 2, 3, 1).numpy(), **tolerance)
