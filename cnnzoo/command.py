@@ -123,15 +123,29 @@ def run_command(name: str, command: Callable[[], None]) -> int:
     except BrokenPipeError:
         _drop(sys.stdout)
         return 1
-    except (CnnzooError, OSError, MemoryError, KeyboardInterrupt) as error:
+    except REPORTED as error:
         try:
-            print(f"{name}: {' '.join(_describe(error).split())}", file=sys.stderr)
+            print(f"{name}: {describe_error(error)}", file=sys.stderr)
         except OSError:
             _drop(sys.stderr)
-        if isinstance(error, KeyboardInterrupt):
-            return 128 + (error.number if isinstance(error, Interrupt) else signal.SIGINT)
-        return 2 if isinstance(error, ConfigError | ModelError) else 1
+        return exit_code(error)
     return 0
+
+
+REPORTED = (CnnzooError, OSError, MemoryError, KeyboardInterrupt)
+"""Errors that a command tells of in a line; others are mistakes of this package."""
+
+
+def describe_error(error: BaseException) -> str:
+    """Return one line that tells what went wrong."""
+    return " ".join(_describe(error).split())
+
+
+def exit_code(error: BaseException) -> int:
+    """Return the exit code of a command that ends by an error; see `run_command`."""
+    if isinstance(error, KeyboardInterrupt):
+        return 128 + (error.number if isinstance(error, Interrupt) else signal.SIGINT)
+    return 2 if isinstance(error, ConfigError | ModelError) else 1
 
 
 def _drop(stream: TextIO) -> None:

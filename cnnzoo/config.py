@@ -112,7 +112,7 @@ class RunConfig:
         "data", "mix images and labels in pairs, by shares from Beta(mixup, mixup)", 0.0, minimum=0, below=2
     )
 
-    batch_size: int = declare("optimization", "images a batch", 128, minimum=1, below=2**31)
+    batch_size: int = declare("optimization", "images a batch, of each rank", 128, minimum=1, below=2**31)
     accumulation: int = declare(
         "optimization", "batches a step, by the mean of all their images", 1, minimum=1, below=2**31
     )
@@ -185,6 +185,27 @@ class RunConfig:
         below=1,
     )
 
+    distributed: str = declare(
+        "distributed", "train on several processes, which mpiexec or srun starts", "none", choices=("none", "mpi")
+    )
+    ranks: int | None = declare(
+        "distributed",
+        "processes that the settings count on: a step takes batch_size images of each; none: those that a run starts "
+        "with, however many go on with it",
+        None,
+        minimum=1,
+        below=2**20,
+    )
+    scale_lr: bool = declare(
+        "distributed",
+        "multiply lr by ranks, after a warm-up from lr over warmup_epochs, or 5 where they are 0",
+        False,
+    )
+    sync_batchnorm: bool = declare("distributed", "batch norm by the statistics of all ranks' images together", False)
+    bucket_mb: float = declare(
+        "distributed", "gradients added up in one message, in MB, at most", 25.0, minimum=1e-3, below=2000
+    )
+
     seed: int = declare("run", "of weights, order, augmentation and dropout", 0, minimum=0, below=2**63)
     threads: int | None = declare("run", "threads to compute with; none: one a core", None, minimum=1, below=1025)
     output_dir: str = declare("run", "folder in which the run makes its own", "runs")
@@ -250,6 +271,11 @@ class RunConfig:
         """The budget in seconds; None where there is none, or it is no time."""
         match = None if self.budget is None else _BUDGET.fullmatch(self.budget)
         return sum(float(n or 0) * unit for n, unit in zip(match.groups(), _UNITS, strict=True)) if match else None
+
+    @property
+    def images_per_batch(self) -> int:
+        """Images that all ranks together take for a batch."""
+        return self.batch_size * (self.ranks or 1)
 
     @property
     def model_options(self) -> dict[str, Any]:

@@ -75,6 +75,10 @@ class DivergenceError(CnnzooError, ArithmeticError):
     """The loss, a gradient or a weight is no longer finite."""
 
 
+class DistributedError(CnnzooError, RuntimeError):
+    """The ranks of a run do not have the same data, or cannot work together."""
+
+
 class FinishedError(CnnzooError):
     """The run that was to be resumed has done all its epochs; the command says so and exits with 0.
 
@@ -86,8 +90,11 @@ class FinishedError(CnnzooError):
     """
 
     def __init__(self, message: str, folder: str) -> None:
-        super().__init__(message)
+        super().__init__(message, folder)
         self.folder = folder
+
+    def __str__(self) -> str:
+        return self.args[0]
 
 
 class StateError(CnnzooError, RuntimeError, ValueError):

@@ -51,11 +51,15 @@ class StopSignals:
     stop : callable or None
     received : int or None
         The signal that came.
+    repeated : bool
+        A launcher of several processes may pass on a signal that the process has had already: a second one does
+        nothing, and the first one is not told of.
     """
 
     def __init__(self) -> None:
         self.stop: Callable[[], None] | None = None
         self.received: int | None = None
+        self.repeated = False
         self._previous: dict[int, Any] = {}
 
     def __enter__(self) -> "StopSignals":
@@ -71,10 +75,12 @@ class StopSignals:
     def _handle(self, number: int, frame: FrameType | None) -> None:
         self.received = number
         for other in self._previous:
-            signal.signal(other, signal.SIG_DFL)
+            signal.signal(other, signal.SIG_IGN if self.repeated else signal.SIG_DFL)
         if self.stop is None:
             raise Interrupt("interrupted", number)
         self.stop()
+        if self.repeated:
+            return
         name = signal.Signals(number).name
         # Not print: the signal may have come within one. Whoever reads may have gone by the same signal, as in a pipe.
         with contextlib.suppress(OSError):

@@ -9,11 +9,16 @@ from cnnzoo.errors import ConfigError
 MOST_THREADS = 1024
 
 
+def list_cores() -> list[int]:
+    """Return the numbers of the cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return sorted(os.sched_getaffinity(0))
+    return list(range(os.cpu_count() or 1))
+
+
 def count_cores() -> int:
     """Return how many cores this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    return len(list_cores())
 
 
 def set_num_threads(n: int) -> None:

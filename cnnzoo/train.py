@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from cnnzoo.command import Parser, add_setting, flag, run_command
+from cnnzoo.command import REPORTED, Parser, add_setting, describe_error, exit_code, flag, run_command
 from cnnzoo.config import RunConfig, list_settings, load_config
 from cnnzoo.errors import ConfigError, FinishedError
 from cnnzoo.interrupts import Interrupt, StopSignals
@@ -15,6 +15,8 @@ from cnnzoo.recipes import DATASET_RECIPES, MODEL_RECIPES
 from cnnzoo.threads import get_num_threads, set_num_threads
 
 if TYPE_CHECKING:
+    from cnnzoo.graph.ledger import Ledger
+    from cnnzoo.training.engine import Engine
     from cnnzoo.training.history import History
     from cnnzoo.training.trainer import Trainer
 
@@ -46,38 +48,67 @@ def train(arguments: Sequence[str] | None) -> None:
     parsed = _make_parser().parse(arguments)
     with StopSignals() as signals:
         config = _make_config(parsed)
-        if config.threads is not None:
+        from cnnzoo.training.engine import make_engine
+
+        engine = make_engine(config.distributed)
+        signals.repeated = engine.size > 1
+        threads = config.threads or engine.threads
+        if threads is not None:
             # Before numba is imported, with the trainer, so that they may be more than the cores.
-            set_num_threads(config.threads)
-        from cnnzoo.graph.ledger import Ledger
-        from cnnzoo.kernels.compile import before_compiling
-        from cnnzoo.profiling import describe_ledger, ledger_to_plain
-        from cnnzoo.training.progress import Progress, wrap
-        from cnnzoo.training.trainer import Trainer
+            set_num_threads(threads)
+        try:
+            interrupt = _train_rank(parsed, config, engine, signals)
+        except REPORTED as error:
+            engine.end_all(f"cnnzoo train: {engine.place}: {describe_error(error)}", exit_code(error))
+            raise
+    if interrupt is not None:
+        raise interrupt if engine.is_root else SystemExit(exit_code(interrupt))
 
-        with contextlib.closing(Progress(sys.stderr if parsed.json else sys.stdout)) as progress:
-            try:
-                trainer = Trainer(config, progress, parsed.resume)
-            except FinishedError as error:
+
+def _train_rank(
+    parsed: argparse.Namespace, config: RunConfig, engine: "Engine", signals: StopSignals
+) -> Interrupt | None:
+    """Train as one of the ranks, or as the only process; rank 0 prints. Return what made all of them stop early."""
+    from cnnzoo.graph.ledger import Ledger
+    from cnnzoo.kernels.compile import before_compiling
+    from cnnzoo.training.progress import Progress
+    from cnnzoo.training.trainer import Trainer
+
+    output = sys.stderr if parsed.json else sys.stdout
+    with contextlib.closing(Progress(output)) as progress:
+        try:
+            trainer = Trainer(config, progress if engine.is_root else None, parsed.resume, engine)
+        except FinishedError as error:
+            if engine.is_root:
                 print(json.dumps({"folder": error.folder, "finished": True}) if parsed.json else error)
-                return
+                return None
 
-            def compile_missing() -> None:
-                signals.stop = None  # there is no step to finish
-                progress.compile_missing(trainer.config)
-                signals.stop = trainer.stop
-
+        def compile_missing() -> None:
+            signals.stop = None  # there is no step to finish
+            progress.compile_missing(trainer.config)
             signals.stop = trainer.stop
-            with before_compiling(compile_missing):
-                trainer.plan()
-                if signals.received is not None:
-                    raise Interrupt("interrupted before the first step", signals.received)
-                ledger = trainer.net.ledger = Ledger() if parsed.profile else None
-                history = trainer.fit()
-            signals.stop = None
-    if history.test is None and signals.received is not None:
-        raise Interrupt(_describe_interrupt(trainer, history), signals.received)
-    result = _make_result(trainer, history)
+
+        signals.stop = trainer.stop
+        with before_compiling(compile_missing):
+            trainer.plan()
+            received = engine.largest(signals.received or 0)
+            if received:
+                return Interrupt("interrupted before the first step", received)
+            ledger = trainer.net.ledger = Ledger() if parsed.profile else None
+            history = trainer.fit()
+        signals.stop = None
+    received = engine.largest(signals.received or 0)
+    if history.test is None and received:
+        return Interrupt(_describe_interrupt(trainer, history), received)
+    if engine.is_root:
+        _print_result(parsed, _make_result(trainer, history), ledger)
+    return None
+
+
+def _print_result(parsed: argparse.Namespace, result: dict[str, Any], ledger: "Ledger | None") -> None:
+    from cnnzoo.profiling import describe_ledger, ledger_to_plain
+    from cnnzoo.training.progress import wrap
+
     if parsed.json:
         result |= {"profile": ledger_to_plain(ledger)} if ledger else {}
         print(json.dumps(result))
@@ -166,6 +197,7 @@ def _make_result(trainer: "Trainer", history: "History") -> dict[str, Any]:
         "seconds": sum(record.seconds + record.validation_seconds for record in history.epochs),
         "images_per_second": last.images_per_second,
         "threads": get_num_threads(),
+        "ranks": trainer.engine.size,
         "seed": trainer.config.seed,
         "folder": str(history.folder),
     }

@@ -20,7 +20,8 @@ class Batches:
 
     Every image comes once an epoch, with one exception: when `shuffle` is true and one image alone would be left for
     the last batch, it sits this epoch out, because batch norm needs two values. Which image that is changes with
-    the epoch. A smaller last batch of two or more images is kept.
+    the epoch. A smaller last batch of two or more images is kept. Where batches are shared out, that holds for the
+    share of each.
 
     Parameters
     ----------
@@ -39,6 +40,8 @@ class Batches:
         Its draws depend on the seed, the epoch and the image's index in the split, never on the batch it is in.
     num_classes : int or None
         Needed for mixup, whose labels are probabilities of the classes.
+    share : (int, int)
+        (k, n): `extract_batch` returns part k, from 0, of n parts of a batch, which differ by one image at most.
     dtype : float32 or float64
 
     Raises
@@ -59,6 +62,7 @@ class Batches:
         shuffle: bool = True,
         augmentation: Augmentation | None = None,
         num_classes: int | None = None,
+        share: tuple[int, int] = (0, 1),
         dtype: DTypeLike = "float32",
     ) -> None:
         self.split = split
@@ -68,6 +72,7 @@ class Batches:
         self.shuffle = shuffle
         self.augmentation = augmentation
         self._num_classes = num_classes
+        self._share, self._shares = share
         self._mean, self._std = tuple(mean), tuple(std)
         self.dtype = np.dtype(dtype)
         if self.batch_size < 1:
@@ -76,6 +81,11 @@ class Batches:
             raise ConfigError(f"dtype: expected float32 or float64, got {self.dtype}")
         if augmentation is not None and augmentation.mixup and num_classes is None:
             raise ConfigError("num_classes: expected a number, which mixup needs, got none")
+        if shuffle and self._shares > 1 and min(self.batch_size, len(self.indices)) < 2 * self._shares:
+            raise ConfigError(
+                f"batch_size: expected 2 or more images a batch for each of {self._shares} ranks, "
+                f"got {self.batch_size} in all, of {len(self.indices)}"
+            )
         self._table = _normalization_table(mean, std, split.images.shape[1]).astype(self.dtype).reshape(-1)
         # Kernels take writable contiguous buffers; a split that is neither is copied once.
         self._images = np.require(split.images, requirements=["C", "W"]).reshape(-1)
@@ -90,8 +100,13 @@ class Batches:
     def num_images(self) -> int:
         """Images in an epoch."""
         n = len(self.indices)
-        lone = self.shuffle and n > self.batch_size > 1 and n % self.batch_size == 1
-        return n - 1 if lone else n
+        left = n % self.batch_size if n > self.batch_size else 0
+        return n - left if self.shuffle and left < 2 * self._shares else n
+
+    @property
+    def largest_share(self) -> int:
+        """Images that `extract_batch` returns at most."""
+        return -(-min(self.batch_size, self.num_images) // self._shares)
 
     def order(self, epoch: int) -> np.ndarray:
         """Return the epoch's image indices in the order of its batches, int64[num_images]; do not write to it."""
@@ -105,7 +120,7 @@ class Batches:
         return cached[1]
 
     def extract_batch(self, epoch: int, index: int) -> tuple[np.ndarray, np.ndarray]:
-        """Return one batch.
+        """Return one batch, or this one's share of it.
 
         Parameters
         ----------
@@ -126,9 +141,7 @@ class Batches:
         IndexError
             No such batch.
         """
-        if epoch < 0 or not 0 <= index < self.num_batches:
-            raise IndexError(f"epoch {epoch}, batch {index}: an epoch has batches 0 to {self.num_batches - 1}")
-        chosen = self.order(epoch)[index * self.batch_size : (index + 1) * self.batch_size]
+        chosen = self.batch_indices(epoch, index)
         images, labels = self._load(epoch, chosen), self.split.labels[chosen]
         if self.augmentation is None or not self.augmentation.mixup:
             return images, labels
@@ -139,6 +152,14 @@ class Batches:
         images *= shares
         images += (1 - shares) * self._load(epoch, partners)
         return images, targets
+
+    def batch_indices(self, epoch: int, index: int) -> np.ndarray:
+        """Return the images' places in the split, int64[n]; arguments and errors as `extract_batch`."""
+        if epoch < 0 or not 0 <= index < self.num_batches:
+            raise IndexError(f"epoch {epoch}, batch {index}: an epoch has batches 0 to {self.num_batches - 1}")
+        batch = self.order(epoch)[index * self.batch_size : (index + 1) * self.batch_size]
+        first, last = (len(batch) * part // self._shares for part in (self._share, self._share + 1))
+        return batch[first:last]
 
     def epoch(self, epoch: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Iterate over the batches of an epoch."""

@@ -7,14 +7,15 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 import numpy as np
 
 from cnnzoo.errors import ConfigError, ModelError, StateError, WeightsMismatchError
-from cnnzoo.graph.initializers import random_key, stream
+from cnnzoo.graph.initializers import stream
 from cnnzoo.graph.layout import check_memory_choice
 from cnnzoo.graph.ledger import Ledger
 from cnnzoo.graph.liveness import ALIGNMENT, aligned_zeros
-from cnnzoo.graph.operator import Operator, Parameter
+from cnnzoo.graph.operator import Operator, Parameter, real_type
 from cnnzoo.graph.passes import DEFAULT_PASSES
 from cnnzoo.graph.pinning import list_pins, pin, prefer
 from cnnzoo.graph.plan import OperatorArrays, Plan
+from cnnzoo.graph.replicas import alone, count_final, random_keys
 from cnnzoo.graph.tensor import Graph
 from cnnzoo.graph.tuning import Tuning, tune
 from cnnzoo.kernels.elementwise import nchw_to_nhwc
@@ -63,6 +64,8 @@ class Network:
         Takes the time of each layer's passes in training; None at first.
     random_step : int
         Counts the forward passes in training; each draws its own dropout masks. May be set, to repeat a pass.
+    replica : int
+        The number of this one, from 0, of several that are trained together; each draws its own dropout masks.
     """
 
     def __init__(
@@ -76,7 +79,7 @@ class Network:
         memory: str = "fast",
         storage: str | None = None,
     ):
-        self.name, self.seed, self.dtype = name, seed, _real_type(dtype)
+        self.name, self.seed, self.dtype = name, seed, real_type(dtype)
         self.memory, self.storage = memory, storage
         check_memory_choice(memory, storage, self.dtype)
         operators = [node.operator for node in graph.nodes]
@@ -86,7 +89,7 @@ class Network:
         extent = graph.input.extent
         self.image_shape = (extent.channels, extent.height, extent.width)
         self.num_classes = graph.output.extent.size
-        self.random_step = 0
+        self.random_step = self.replica = 0
         self.ledger: Ledger | None = None
         self._slots: dict[str, _Slot] = {}
         self._buffers: dict[str, np.ndarray] = {}
@@ -199,13 +202,14 @@ class Network:
         """
         images = self._checked(images)
         plan = self._load(images, training)
-        step = self.random_step
-        plan.forward(lambda node: random_key(self.seed, step, node), self.ledger if training else None)
+        plan.forward(random_keys(self.seed, self.random_step, self.replica), self.ledger if training else None)
         self._pending = plan if training else None
         self.random_step += training
         return plan.activation(self.graph.output).data.reshape(len(images), self.num_classes).copy()
 
-    def backward(self, dlogits: np.ndarray, accumulate: bool = False) -> None:
+    def backward(
+        self, dlogits: np.ndarray, accumulate: bool = False, on_gradient: Callable[[int], None] | None = None
+    ) -> None:
         """Compute the gradients of all parameters from the loss's gradient with respect to the logits.
 
         Parameters
@@ -214,6 +218,8 @@ class Network:
             For the batch of the last `forward`, which must have been in training.
         accumulate : bool
             Add to the gradients instead of overwriting them.
+        on_gradient : callable or None
+            Called after each step with the number of leading elements of `gradient_arena` that are final.
 
         Raises
         ------
@@ -234,7 +240,9 @@ class Network:
             raise ModelError(f"dlogits: expected a floating type, got {dlogits.dtype}")
         self._pending = None
         plan.gradient(self.graph.output).data[:] = dlogits.reshape(-1)
-        plan.backward(accumulate, self.ledger)
+        starts = {name: slot.start for name, slot in self._slots.items()}
+        after_operator = count_final(plan.backward_operators, starts, self.gradient_arena.size, on_gradient)
+        plan.backward(accumulate, self.ledger, after_operator)
 
     def find_not_finite(self, images: np.ndarray) -> str | None:
         """Return the first layer whose weights or output in training are not finite, in forward order; None: all are.
@@ -260,8 +268,8 @@ class Network:
         kept = {name: buffer.copy() for name, buffer in self._buffers.items()}
         try:
             plan = self._load(self._checked(images), training=True)
-            step = self.random_step - 1
-            return plan.find_not_finite(lambda node: random_key(self.seed, step, node), bad)
+            with alone(self.graph):
+                return plan.find_not_finite(random_keys(self.seed, self.random_step - 1, self.replica), bad)
         finally:
             for name, buffer in kept.items():
                 self._buffers[name][:] = buffer
@@ -388,10 +396,3 @@ class Network:
         for name, slot in self._slots.items():
             array = slot.parameter.initializer(stream(self.seed, name), slot.parameter.shape)
             self._write(self.parameter_arena, slot, array)
-
-
-def _real_type(dtype: str | np.dtype) -> np.dtype:
-    name = dtype.__name__ if isinstance(dtype, type) else str(dtype)
-    if name not in ("float32", "float64"):
-        raise ConfigError(f"dtype: expected float32 or float64, got {name}")
-    return np.dtype(name)

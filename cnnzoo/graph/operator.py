@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from cnnzoo.errors import ConfigError
 from cnnzoo.graph.initializers import Initializer
 from cnnzoo.graph.ledger import Pass
 from cnnzoo.graph.tensor import Extent
@@ -249,3 +250,11 @@ class Operator:
     def backward(self, c: Context) -> None:
         """Compute c.dx and c.gradients from c.dy and what was saved; c.dx[i] is added to if c.accumulate[i]."""
         raise AssertionError(f"{self.kind} has no backward pass")
+
+
+def real_type(dtype: str | np.dtype) -> np.dtype:
+    """Return the type of a network's weights and activations."""
+    name = dtype.__name__ if isinstance(dtype, type) else str(dtype)
+    if name not in ("float32", "float64"):
+        raise ConfigError(f"dtype: expected float32 or float64, got {name}")
+    return np.dtype(name)

@@ -132,8 +132,15 @@ class Plan:
             _run(node, context, "forward", ledger)
             yield node, context
 
-    def backward(self, accumulate: bool, ledger: Ledger | None = None) -> None:
-        """Run the backward steps; `accumulate` adds to the parameters' gradients."""
+    @property
+    def backward_operators(self) -> list[Operator]:
+        """The operators that run backward, in that order."""
+        return [self._nodes[step.number].operator for step in self._backward_steps if step.action == "backward"]
+
+    def backward(
+        self, accumulate: bool, ledger: Ledger | None = None, after_operator: Callable[[], None] | None = None
+    ) -> None:
+        """Run the backward steps, with a call after each operator's; `accumulate` adds to the parameters' gradients."""
         for step in self._backward_steps:
             if step.action == "widen":
                 self._convert(step, ledger)
@@ -145,6 +152,8 @@ class Plan:
             else:
                 context.accumulate_gradients = accumulate
                 _run(node, context, "backward", ledger)
+                if after_operator is not None:
+                    after_operator()
 
     def _convert(self, step: Step, ledger: Ledger | None) -> None:
         """Narrow or widen a region of activations."""

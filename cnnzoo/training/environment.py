@@ -13,7 +13,11 @@ from cnnzoo.versions import cpu_name, list_versions
 
 
 def describe_environment(
-    dataset: Dataset, fingerprint: str, algorithms: Mapping[str, Sequence[str]], resident_before: int | None
+    dataset: Dataset,
+    fingerprint: str,
+    algorithms: Mapping[str, Sequence[str]],
+    resident_before: int | None,
+    ranks: Sequence[Mapping[str, Any]],
 ) -> dict[str, Any]:
     """Return the versions, the machine, the data, the algorithms and the command, as plain values for JSON.
 
@@ -26,6 +30,8 @@ def describe_environment(
         Those chosen so far, see `Network.algorithms`.
     resident_before : int or None
         Bytes that the process held before the run.
+    ranks : sequence of mapping from str to object
+        As `Engine.members`.
     """
     packages = ("cnnzoo", "numpy", "numba", "llvmlite", "safetensors")
     return {
@@ -36,6 +42,7 @@ def describe_environment(
         "memory": _memory_bytes(),
         "peak_memory": peak_memory_above(resident_before),
         "threads": get_num_threads(),
+        "ranks": [dict(rank) for rank in ranks],
         "data": {
             "name": dataset.name,
             "source": dataset.source,

@@ -2,13 +2,15 @@
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from cnnzoo.config import RunConfig, list_settings
 from cnnzoo.data import Batches
 from cnnzoo.errors import ConfigError
 from cnnzoo.graph.network import Network
 from cnnzoo.memory import free_memory
+from cnnzoo.training.engine import Engine
+from cnnzoo.training.splits import RunBatches
 from cnnzoo.training.state import RunState
 
 _MOST_STEPS, _LONGEST = 20, 1.0  # what is measured: so many steps, or those of so many seconds
@@ -86,8 +88,8 @@ def count_memory(state: RunState, config: RunConfig, batch_size: int, memory: st
     return arena + weights + kept + copies + batches + KERNELS
 
 
-def check_memory(state: RunState, config: RunConfig, num_images: int) -> Forecast:
-    """Return what a run will allocate, and what is free.
+def check_memory(state: RunState, config: RunConfig, num_images: int, engine: Engine | None = None) -> Forecast:
+    """Return what a run will allocate in this process, and what is free for it.
 
     Parameters
     ----------
@@ -95,19 +97,24 @@ def check_memory(state: RunState, config: RunConfig, num_images: int) -> Forecas
     config : RunConfig
     num_images : int
         Of the largest split: no batch is larger.
+    engine : Engine or None
+        Of the ranks that share the batches, and of those on this host its memory. None: this process alone.
 
     Raises
     ------
     ConfigError
         It is more than is free; the message names the largest batch that fits.
     """
-    batch_size = min(config.batch_size, num_images)
+    engine = engine or Engine()
+    batch_size = -(-min(config.images_per_batch, num_images) // engine.size)
     memory, free = count_memory(state, config, batch_size), free_memory()
     others = {
         choice: count_memory(state, config, batch_size, choice)
         for choice in list_settings()["memory"].choices
         if choice != config.memory
     }
+    if free is not None:
+        free //= engine.neighbors
     if free is not None and memory > free:
         # The largest size below that fits; `fits` stays 0 where not even one image does.
         fits, too_large = 0, batch_size
@@ -127,7 +134,27 @@ def check_memory(state: RunState, config: RunConfig, num_images: int) -> Forecas
     return Forecast(memory=memory, other_memory=others, free_memory=free)
 
 
-def measure_step(state: RunState, take_step: Callable[[int], object], num_steps: int) -> tuple[float, int]:
+def measure_run(
+    forecast: Forecast,
+    state: RunState,
+    config: RunConfig,
+    batches: RunBatches,
+    take_step: Callable[[int], object],
+    engine: Engine,
+) -> Forecast:
+    """Return the forecast with times in it, on every rank those of rank 0; the arguments are as of `measure_step`."""
+    full_steps = batches.train.num_images // (config.images_per_batch * config.accumulation)
+    seconds, steps = measure_step(state, take_step, max(1, full_steps), engine)
+    seconds *= batches.train.num_batches / config.accumulation
+    if batches.validation is not None:
+        seconds += measure_evaluation(state.net, batches.validation)
+    test_seconds = measure_evaluation(state.net, batches.test)
+    return engine.from_root(lambda: replace(forecast, epoch_seconds=seconds, test_seconds=test_seconds, steps=steps))
+
+
+def measure_step(
+    state: RunState, take_step: Callable[[int], object], num_steps: int, engine: Engine
+) -> tuple[float, int]:
     """Return the seconds of a training step, and how many were measured; the state is as before afterwards.
 
     Parameters
@@ -137,12 +164,14 @@ def measure_step(state: RunState, take_step: Callable[[int], object], num_steps:
         Takes the step of this number of an epoch.
     num_steps : int
         Full steps in an epoch, at least 1.
+    engine : Engine
+        Of the ranks that take them together.
     """
     captured = state.capture()
     try:
         take_step(0)  # compiles, plans, touches memory for the first time
         start, steps = time.perf_counter(), 0
-        while steps < _LEAST_STEPS or (steps < _MOST_STEPS and time.perf_counter() - start < _LONGEST):
+        while steps < _LEAST_STEPS or (steps < _MOST_STEPS and not engine.any(time.perf_counter() - start >= _LONGEST)):
             take_step(steps % num_steps)
             steps += 1
         return (time.perf_counter() - start) / steps, steps
@@ -152,8 +181,9 @@ def measure_step(state: RunState, take_step: Callable[[int], object], num_steps:
 
 def measure_evaluation(net: Network, batches: Batches) -> float:
     """Return the seconds that evaluating a split takes, from its first batch."""
+    if not batches.batch_indices(0, 0).size:  # other ranks have them
+        return 0.0
     net.forward(batches.extract_batch(0, 0)[0])
     start = time.perf_counter()
-    images, _ = batches.extract_batch(0, 0)
-    net.forward(images)
-    return (time.perf_counter() - start) / len(images) * batches.num_images
+    net.forward(batches.extract_batch(0, 0)[0])
+    return (time.perf_counter() - start) * batches.num_images / min(batches.batch_size, batches.num_images)

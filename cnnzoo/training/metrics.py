@@ -11,6 +11,7 @@ import numpy as np
 from cnnzoo.data.batches import Batches
 from cnnzoo.graph.network import Network
 from cnnzoo.kernels.cross_entropy import cross_entropy_loss
+from cnnzoo.training.engine import Engine
 
 _MOST_MISTAKES = 24
 _NORMAL_QUANTILE = 1.959963984540054  # 0.975: 95% of a normal distribution lie within so many deviations
@@ -126,13 +127,23 @@ def wilson_interval(hits: int, trials: int) -> tuple[float, float]:
 
 
 class Tally:
-    """Adds up `Metrics` batch by batch; `images` counts them."""
+    """Adds up `Metrics` batch by batch.
+
+    Attributes
+    ----------
+    sums : ndarray
+        All that is counted, float64, in which whole numbers are exact: images, losses, labels among the five largest
+        logits, and the confusion matrix. Tallies of other images may be added to it.
+    """
 
     def __init__(self, num_classes: int) -> None:
-        self.images = 0
-        self._loss = 0.0
-        self._top5_hits = 0
-        self._confusion = np.zeros((num_classes, num_classes), np.int64)
+        self.sums = np.zeros(3 + num_classes**2)
+        self._confusion = self.sums[3:].reshape(num_classes, num_classes)
+
+    @property
+    def images(self) -> int:
+        """Those counted so far."""
+        return int(self.sums[0])
 
     def add(self, loss: float, logits: np.ndarray, labels: np.ndarray) -> None:
         """Count a batch: its mean loss, logits float[n, classes], labels int64[n].
@@ -141,36 +152,35 @@ class Tally:
         """
         if labels.ndim == 2:
             labels = labels.argmax(axis=1)
-        self.images += len(labels)
-        self._loss += loss * len(labels)
         ranking = np.argsort(-logits, axis=1, kind="stable")[:, :5]
-        self._top5_hits += int(np.count_nonzero(ranking == labels[:, None]))
+        top5_hits = np.count_nonzero(ranking == labels[:, None])
+        self.sums[:3] += np.array([len(labels), loss * len(labels), top5_hits])
         np.add.at(self._confusion, (labels, ranking[:, 0]), 1)
 
     def to_dict(self) -> dict[str, Any]:
         """Return what was counted as plain values that JSON can hold."""
-        confusion = self._confusion.tolist()
-        return {"images": self.images, "loss": self._loss, "top5_hits": self._top5_hits, "confusion": confusion}
+        loss, top5_hits = self.sums[1:3].tolist()
+        confusion = self._confusion.astype(np.int64).tolist()
+        return {"images": self.images, "loss": loss, "top5_hits": int(top5_hits), "confusion": confusion}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "Tally":
         """Return the tally that `to_dict` described."""
         tally = cls(len(values["confusion"]))
-        tally.images, tally._loss, tally._top5_hits = values["images"], values["loss"], values["top5_hits"]
+        tally.sums[:3] = values["images"], values["loss"], values["top5_hits"]
         tally._confusion[:] = values["confusion"]
         return tally
 
     @property
     def metrics(self) -> Metrics:
         """What was counted so far, at least one image."""
-        return Metrics(
-            loss=self._loss / self.images,
-            confusion=self._confusion.copy(),
-            top5_accuracy=self._top5_hits / self.images,
-        )
+        images, loss, top5_hits = self.sums[:3].tolist()
+        return Metrics(loss=loss / images, confusion=self._confusion.astype(np.int64), top5_accuracy=top5_hits / images)
 
 
-def evaluate(net: Network, batches: Batches, on_batch: Callable[[Tally], None] = lambda tally: None) -> Metrics:
+def evaluate(
+    net: Network, batches: Batches, on_batch: Callable[[Tally], None] = lambda tally: None, engine: Engine | None = None
+) -> Metrics:
     """Return how well a network does on all images of `batches`, in inference mode.
 
     Parameters
@@ -180,15 +190,28 @@ def evaluate(net: Network, batches: Batches, on_batch: Callable[[Tally], None] =
         Not shuffled, so that no image is left out.
     on_batch : callable
         Called after each batch with what was counted so far.
+    engine : Engine or None
+        Of the ranks that share the batches. None: this process alone.
     """
-    tally, mistakes, order = Tally(net.num_classes), list[Mistake](), batches.order(0)
-    for images, labels in batches.epoch(0):
-        logits = net.forward(images, training=False)
-        mistakes += _find_mistakes(logits, labels, order[tally.images : tally.images + len(labels)])
-        mistakes = heapq.nlargest(_MOST_MISTAKES, mistakes, key=lambda mistake: mistake.probability)
-        tally.add(cross_entropy_loss(logits, labels), logits, labels)
+    engine = engine or Engine()
+    tally, mistakes = Tally(net.num_classes), list[Mistake]()
+    for index in range(batches.num_batches):
+        batch = Tally(net.num_classes)
+        indices = batches.batch_indices(0, index)
+        if indices.size:  # a small last batch may not reach all ranks
+            images, labels = batches.extract_batch(0, index)
+            logits = net.forward(images, training=False)
+            mistakes = _worst([*mistakes, *_find_mistakes(logits, labels, indices)])
+            batch.add(cross_entropy_loss(logits, labels), logits, labels)
+        engine.add_up(batch.sums)
+        tally.sums += batch.sums
         on_batch(tally)
-    return replace(tally.metrics, mistakes=tuple(mistakes))
+    everywhere = [mistake for found in engine.collect(mistakes) for mistake in found]
+    return replace(tally.metrics, mistakes=tuple(_worst(everywhere)))
+
+
+def _worst(mistakes: list[Mistake]) -> list[Mistake]:
+    return heapq.nlargest(_MOST_MISTAKES, mistakes, key=lambda mistake: mistake.probability)
 
 
 def _find_mistakes(logits: np.ndarray, labels: np.ndarray, indices: np.ndarray) -> list[Mistake]:

@@ -4,6 +4,7 @@ import shutil
 import sys
 import textwrap
 import time
+from collections import Counter
 from concurrent.futures import BrokenExecutor
 from typing import TYPE_CHECKING, Literal, TextIO
 
@@ -67,11 +68,16 @@ class Progress(Observer):
         """Print the network and the data."""
         self._described = True
         config, dataset = trainer.config, trainer.dataset
-        threads = get_num_threads()
+        threads, ranks = get_num_threads(), trainer.engine.size
         self._print(
             f"{config.model}: {trainer.net.num_parameters:,} parameters, {config.dtype}, batches of "
-            f"{config.batch_size}, {config.epochs} epoch{_s(config.epochs)}, {threads} thread{_s(threads)}"
+            f"{config.images_per_batch}, {config.epochs} epoch{_s(config.epochs)}, "
+            + (f"{ranks} ranks of " if ranks > 1 else "")
+            + f"{threads} thread{_s(threads)}"
         )
+        if ranks > 1:
+            hosts = Counter(member["host"] for member in trainer.engine.members)
+            self._print(f"ranks: {', '.join(f'{count} on {host}' for host, count in hosts.items())}")
         self._print(f"data: {dataset.source}")
         if trainer.validation_batches is not None:
             held_out = len(trainer.validation_batches.indices)

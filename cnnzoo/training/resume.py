@@ -27,14 +27,14 @@ AUTO = "auto"
 
 FREE = frozenset(
     {
-        *("epochs", "data_dir", "threads", "memory", "output_dir", "tensorboard"),
+        *("epochs", "data_dir", "threads", "memory", "output_dir", "tensorboard", "distributed", "bucket_mb"),
         *("checkpoint_epochs", "checkpoint_minutes", "checkpoint_keep"),
     }
 )
 """Settings that may change when a run is resumed. The files of `data_dir` have to hold the same data; with other
 `epochs`, the rest of the run follows the schedule for that number of epochs."""
 
-_OF_THE_MACHINE = frozenset({"threads", "output_dir"})
+_OF_THE_MACHINE = frozenset({"threads", "output_dir", "distributed"})
 
 
 @dataclass(frozen=True, kw_only=True)

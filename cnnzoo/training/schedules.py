@@ -5,6 +5,9 @@ import math
 from cnnzoo.config import RunConfig
 from cnnzoo.training.optimizers import Optimizer
 
+_SCALED_WARMUP_EPOCHS = 5
+"""Of a rate that is scaled to the ranks: Goyal et al., "Accurate, Large Minibatch SGD", 2017, section 2.2."""
+
 
 def apply_schedule(optimizer: Optimizer, config: RunConfig, step: int, steps_per_epoch: int) -> None:
     """Give an optimizer the rate and the momentum of a step; see `learning_rate` and `momentum`."""
@@ -24,9 +27,11 @@ def learning_rate(config: RunConfig, step: int, steps_per_epoch: int) -> float:
         Steps that have passed before this one, from the start of the run.
     steps_per_epoch : int
     """
+    scale = _scale(config)
     after, total_steps = _after_warmup(config, step, steps_per_epoch)
     if after < 0:
-        return config.lr * warmup_factor(step, step - after, config.warmup_start)
+        start = config.warmup_start if scale == 1 else 1 / scale
+        return config.lr * scale * warmup_factor(step, step - after, start)
     step, epoch = after, after / steps_per_epoch
     if config.schedule == "one-cycle":
         start, end = 1 / config.div_factor, 1 / (config.div_factor * config.final_div_factor)
@@ -44,7 +49,7 @@ def learning_rate(config: RunConfig, step: int, steps_per_epoch: int) -> float:
         factor = power(config.gamma, epoch)
     else:
         factor = 1.0
-    return config.lr * factor
+    return config.lr * scale * factor
 
 
 def momentum(config: RunConfig, step: int, steps_per_epoch: int) -> float:
@@ -61,8 +66,14 @@ def momentum(config: RunConfig, step: int, steps_per_epoch: int) -> float:
 
 def _after_warmup(config: RunConfig, step: int, steps_per_epoch: int) -> tuple[int, int]:
     """Return a step counted from the end of warm-up, negative before it, and how many steps come after it."""
-    warmup_steps = round(config.warmup_epochs * steps_per_epoch)
+    epochs = config.warmup_epochs or (_SCALED_WARMUP_EPOCHS if _scale(config) > 1 else 0)
+    warmup_steps = round(epochs * steps_per_epoch)
     return step - warmup_steps, max(1, config.epochs * steps_per_epoch - warmup_steps)
+
+
+def _scale(config: RunConfig) -> int:
+    """Return what the rate is multiplied by for the run's ranks."""
+    return (config.ranks or 1) if config.scale_lr else 1
 
 
 def stretch(config: RunConfig, epochs: int) -> RunConfig:

@@ -15,15 +15,17 @@ class RunBatches(NamedTuple):
     test: Batches
 
 
-def make_batches(config: RunConfig, dataset: Dataset) -> RunBatches:
+def make_batches(config: RunConfig, dataset: Dataset, share: tuple[int, int] = (0, 1)) -> RunBatches:
     """Return the batches of a run; the same config and data set give the same ones.
+
+    `share` is one rank's, as of `Batches`.
 
     Raises
     ------
     ConfigError
         More images are to be held out than there are.
     """
-    statistics: dict[str, Any] = {"mean": dataset.mean, "std": dataset.std, "dtype": config.dtype}
+    statistics: dict[str, Any] = {"mean": dataset.mean, "std": dataset.std, "share": share, "dtype": config.dtype}
     augmentation = None
     if config.augmentation:
         augmentation = Augmentation(
@@ -37,7 +39,7 @@ def make_batches(config: RunConfig, dataset: Dataset) -> RunBatches:
     kept, held = hold_out(dataset.train.labels, held_out, config.seed)
     train = Batches(
         dataset.train,
-        config.batch_size,
+        config.images_per_batch,
         indices=kept,
         seed=config.seed,
         augmentation=augmentation,
@@ -46,6 +48,6 @@ def make_batches(config: RunConfig, dataset: Dataset) -> RunBatches:
     )
     validation = None
     if held_out:
-        validation = Batches(dataset.train, config.batch_size, indices=held, shuffle=False, **statistics)
-    test = Batches(dataset.test, config.batch_size, shuffle=False, **statistics)
+        validation = Batches(dataset.train, config.images_per_batch, indices=held, shuffle=False, **statistics)
+    test = Batches(dataset.test, config.images_per_batch, shuffle=False, **statistics)
     return RunBatches(train, validation, test)

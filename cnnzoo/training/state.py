@@ -11,7 +11,7 @@ import numpy as np
 from cnnzoo.graph.network import Network
 from cnnzoo.interop.weights import STATE_PREFIX
 from cnnzoo.training.averaging import WeightAverage
-from cnnzoo.training.history import EpochRecord
+from cnnzoo.training.history import EpochRecord, find_best
 from cnnzoo.training.metrics import Tally
 from cnnzoo.training.optimizers import Optimizer
 
@@ -93,6 +93,11 @@ class RunState:
         if self.average is None:
             return self.net.state_dict()
         return self.net.unpack(self.average.arena) | {name: a.copy() for name, a in self.average.buffers.items()}
+
+    @property
+    def is_best(self) -> bool:
+        """Whether the last epoch that was recorded is the best so far, or none is chosen."""
+        return bool(self.epochs) and find_best(self.epochs) is self.epochs[-1]
 
     def capture(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         """Return copies of all arrays, by name, and all else as plain values that JSON can hold.

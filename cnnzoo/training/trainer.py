@@ -1,7 +1,6 @@
 """The training loop."""
 
 import contextlib
-import dataclasses
 import math
 import os
 import time
@@ -10,27 +9,29 @@ from typing import Any, Literal
 from cnnzoo.config import RunConfig
 from cnnzoo.data import Batches, choose_dataset, load_dataset
 from cnnzoo.errors import DivergenceError, StateError
-from cnnzoo.interop.model_file import locate_weights, save_model
+from cnnzoo.graph.tuning import Tuning
+from cnnzoo.interop.model_file import locate_weights
 from cnnzoo.interop.weights import load_weights
 from cnnzoo.memory import resident_memory
 from cnnzoo.models import create_model
 from cnnzoo.threads import set_num_threads
 from cnnzoo.training.averaging import WeightAverage
-from cnnzoo.training.checkpoint import BEST, LAST, Header
+from cnnzoo.training.checkpoint import BEST, FOLDER, LAST, Header
+from cnnzoo.training.engine import Engine, make_engine
 from cnnzoo.training.environment import describe_environment
-from cnnzoo.training.forecast import WORTH_MEASURING, Forecast, check_memory, measure_evaluation, measure_step
-from cnnzoo.training.history import EpochRecord, History, find_best
+from cnnzoo.training.forecast import WORTH_MEASURING, Forecast, check_memory, measure_run
+from cnnzoo.training.history import EpochRecord, History
 from cnnzoo.training.metrics import Metrics, Tally, evaluate
 from cnnzoo.training.observer import Observer, Observers
 from cnnzoo.training.optimizers import make_optimizer
+from cnnzoo.training.output import FolderOutput, Output
+from cnnzoo.training.replicas import claim_for_all, count_ranks, find_fingerprint, unite_replicas
 from cnnzoo.training.report import Reporter
-from cnnzoo.training.resume import AUTO, Claim, claim_run, continue_config
-from cnnzoo.training.run_folder import RunFolder
-from cnnzoo.training.saving import Saver, describe_model
+from cnnzoo.training.resume import AUTO, Claim, continue_config
 from cnnzoo.training.schedules import apply_schedule, learning_rate, stretch
-from cnnzoo.training.splits import make_batches
+from cnnzoo.training.splits import RunBatches, make_batches
 from cnnzoo.training.state import Position, RunState
-from cnnzoo.training.step import Stepper
+from cnnzoo.training.step import make_stepper
 from cnnzoo.training.tensorboard import TensorBoard
 
 
@@ -51,11 +52,14 @@ class Trainer:
     resume : path or None
         A checkpoint or the folder of a run to go on with; "auto": the newest unfinished run of the model and the data
         set in `config.output_dir`, or a new one where there is none. What `config` does not say comes from that run.
+    engine : Engine or None
+        Of the ranks that train together, each with a trainer of its own. None: the one that `config` names.
 
     Attributes
     ----------
     config : RunConfig
-        The data set's name filled in, and with it the recipe's settings.
+        The data set's name filled in, with it the recipe's settings, and the number of ranks.
+    engine : Engine
     dataset : Dataset
     train_batches, test_batches : Batches
     validation_batches : Batches or None
@@ -93,19 +97,25 @@ class Trainer:
     """
 
     def __init__(
-        self, config: RunConfig, observer: Observer | None = None, resume: str | os.PathLike[str] | None = None
+        self,
+        config: RunConfig,
+        observer: Observer | None = None,
+        resume: str | os.PathLike[str] | None = None,
+        engine: Engine | None = None,
     ) -> None:
-        if config.threads is not None:
-            set_num_threads(config.threads)
-        observers = [Reporter(), *([TensorBoard()] if config.tensorboard else [])]
-        self.observer = Observers(*observers, *([] if observer is None else [observer]))
+        self.engine = engine or make_engine(config.distributed)
+        threads = config.threads or self.engine.threads
+        if threads:
+            set_num_threads(threads)
+        writers = [Reporter(), *([TensorBoard()] if config.tensorboard else [])] if self.engine.is_root else []
+        self.observer = Observers(*writers, *([] if observer is None else [observer]))
         self.resume = None if resume is None else os.fspath(resume)
         self.passed_over: list[str] = []
         if self.resume is None or self.resume == AUTO:
             config = config.replace(dataset=choose_dataset(config.dataset, config.data_dir)[0])
         claim = None
         if self.resume is not None:
-            claim, self.passed_over = claim_run(config, self.resume)
+            claim, self.passed_over = claim_for_all(self.engine, config, self.resume)
         self.resumed_from: Header | None = None if claim is None else claim.header
         self._lock = None if claim is None else claim.lock
         try:
@@ -121,9 +131,10 @@ class Trainer:
     def _prepare(self, config: RunConfig, claim: Claim | None) -> None:
         """Load the data and make the network, or take over the state that a checkpoint holds."""
         self._resident = resident_memory()  # all is imported, and nothing made
-        self._asked = config
         if claim is not None:
             config, self._asked = continue_config(config, claim.header)
+        else:
+            self._asked = config = count_ranks(config, self.engine)
         self.config = config
         self.dataset = load_dataset(
             *choose_dataset(config.dataset, config.data_dir),
@@ -132,13 +143,15 @@ class Trainer:
             normalization=config.normalization,
             emnist_split=config.emnist_split,
         )
-        self._fingerprint = self.dataset.fingerprint()
-        self.train_batches, self.validation_batches, self.test_batches = make_batches(config, self.dataset)
+        self._fingerprint = find_fingerprint(self.engine, self.dataset)
+        splits = make_batches(config, self.dataset, (self.engine.rank, self.engine.size))
+        self.train_batches, self.validation_batches, self.test_batches = splits
         self.net = create_model(
             config.model, self.dataset.num_classes, image_shape=self.dataset.image_shape, **config.network_settings
         )
-        if config.init_from is not None and claim is None:
+        if config.init_from is not None and claim is None and self.engine.is_root:
             self.net.load_state_dict(load_weights(locate_weights(config.init_from)))
+        unite_replicas(self.engine, self.net, config.sync_batchnorm)
         self.optimizer = make_optimizer(config, self.net)
         self.state = RunState(
             net=self.net,
@@ -153,7 +166,7 @@ class Trainer:
             if self.state.position.batch == 0:
                 self._keep_best()
         self._to_tune = self.config.tune and not self.net.algorithms()  # a checkpoint says what was chosen
-        self._stepper = Stepper(self.net, self.optimizer, config.label_smoothing, config.clip_norm, self.state.average)
+        self._stepper = make_stepper(config, self.state, self.engine)
 
     def stop(self) -> None:
         """Let `fit` finish the step that is under way, save a checkpoint and return; may be called from anywhere."""
@@ -178,16 +191,18 @@ class Trainer:
         """
         if measure:
             self.observer.plan_started(self)
-        splits = [batches for batches in (self.train_batches, self.validation_batches, self.test_batches) if batches]
-        largest = max(batches.num_images for batches in splits)
-        self.forecast = check_memory(self.state, self.config, largest)
-        if self._to_tune:
+        splits = RunBatches(self.train_batches, self.validation_batches, self.test_batches)
+        largest = max(batches.num_images for batches in splits if batches)
+        self.forecast = check_memory(self.state, self.config, largest, self.engine)
+        if self._to_tune:  # other algorithms take other memory
             self._tune()
-            self.forecast = check_memory(self.state, self.config, largest)  # other algorithms take other memory
+            self.forecast = check_memory(self.state, self.config, largest, self.engine)
         left = (self.config.epochs - self.state.position.epoch) * self.steps_per_epoch
         if measure and (left >= WORTH_MEASURING or self.config.budget is not None):
-            with contextlib.suppress(_Stop, DivergenceError):  # `fit` will come upon either again, and tell where
-                self.forecast = self._measure()
+            # `fit` will come upon either again, and tell where; of several ranks one alone may come upon the second.
+            with contextlib.suppress(_Stop, *([] if self.engine.size > 1 else [DivergenceError])):
+                run = (self.state, self.config, splits, self._take_step, self.engine)
+                self.forecast = measure_run(self.forecast, *run)
         seconds = self.config.budget_seconds
         if seconds is not None and self.optimizer.steps == 0 and self.forecast.epoch_seconds is not None:
             self.config = stretch(self.config, self.forecast.fit_epochs(seconds))
@@ -218,14 +233,12 @@ class Trainer:
         if self.forecast is None:
             self.plan(measure=self.config.budget is not None)
         state = self.state
-        resumed = None if self.resumed_from is None else self.resumed_from.run_folder
-        self._folder = RunFolder(self.config, self.environment, resumed, state.epochs, self._lock)
+        self._output = self._open_output()
         try:
             self.history = history = History(
-                config=self.config, folder=self._folder.path, epochs=state.epochs, resident_before=self._resident
+                config=self.config, folder=self._output.path, epochs=state.epochs, resident_before=self._resident
             )
-            self._saver = self._make_saver()
-            self._saver.save(LAST)
+            self._output.save(LAST)
             self.observer.run_started(self, history)
             while state.position.epoch < self.config.epochs:
                 self._run_epoch()
@@ -233,15 +246,27 @@ class Trainer:
             self.observer.run_done(history)
         except _Stop:
             if state.position.epoch < self.config.epochs:
-                self._saver.save(LAST)
+                self._output.save(LAST)
         finally:
-            self._folder.close()
+            self._output.close()
         return history
+
+    def _open_output(self) -> Output:
+        """Make the run's folder, or take over that of the run that goes on."""
+        output = Output()
+        if self.engine.is_root:
+            constants = {"started": self._started, "data_sha256": self._fingerprint, "asked": self._asked.to_dict()}
+            resumed = None if self.resumed_from is None else self.resumed_from.run_folder
+            run = (self.config, self.dataset, self.state, self.environment, constants)
+            output = FolderOutput(*run, resumed, self._lock)
+        output.path = self.engine.from_root(lambda: output.path)
+        return output
 
     @property
     def environment(self) -> dict[str, Any]:
         """What the run runs in, as environment.json has it."""
-        return describe_environment(self.dataset, self._fingerprint, self.net.algorithms(), self._resident)
+        algorithms = self.net.algorithms()
+        return describe_environment(self.dataset, self._fingerprint, algorithms, self._resident, self.engine.members)
 
     @property
     def steps_per_epoch(self) -> int:
@@ -249,30 +274,23 @@ class Trainer:
         return -(-self.train_batches.num_batches // self.config.accumulation)
 
     def _tune(self) -> None:
-        """Choose the algorithms for full batches by measurement."""
+        """Choose the algorithms for full batches by measurement: rank 0 does so for all."""
 
         def progress(done: int, total: int) -> None:
             self.observer.tuning_advanced(done, total)
-            self._raise_if_stopped()
+            if self._stop:
+                raise _Stop
 
-        with contextlib.suppress(_Stop):  # `fit` will come upon it again
-            images = min(self.config.batch_size, self.train_batches.num_images)
-            self.observer.tuning_done(self.net.tune(images, progress))
+        def tune() -> Tuning | None:
+            with contextlib.suppress(_Stop):  # `fit` will come upon it again
+                return self.net.tune(self.train_batches.largest_share, progress)
+            return None
+
+        tuning = self.engine.from_root(tune)
+        if tuning is not None:
+            self.net.pin_algorithms(tuning.algorithms)
+            self.observer.tuning_done(tuning)
             self._to_tune = False
-
-    def _measure(self) -> Forecast:
-        """Return the forecast with times in it."""
-        assert self.forecast is not None
-        full_steps = self.train_batches.num_images // (self.config.batch_size * self.config.accumulation)
-        seconds, steps = measure_step(self.state, self._take_step, max(1, full_steps))
-        validation = self.validation_batches
-        seconds *= self.train_batches.num_batches / self.config.accumulation
-        return dataclasses.replace(
-            self.forecast,
-            epoch_seconds=seconds + (0.0 if validation is None else measure_evaluation(self.net, validation)),
-            test_seconds=measure_evaluation(self.net, self.test_batches),
-            steps=steps,
-        )
 
     def _run_epoch(self) -> None:
         """Train on what is left of the epoch, validate, record it, and save what is due."""
@@ -304,19 +322,18 @@ class Trainer:
 
     def _end_epoch(self, record: EpochRecord) -> None:
         """Record an epoch and save what is due after it."""
-        self._folder.append(record)
-        self._folder.write_environment(self.environment)
+        self._output.end_epoch(record, self.environment)
         self.state.epochs.append(record)
         self.state.position = Position(tally=Tally(self.dataset.num_classes), epoch=record.epoch)
         names, config = [], self.config
-        if self._is_best():
+        if self.state.is_best:
             self.state.best_weights = None
             names.append(BEST)
         if config.checkpoint_keep is not None and record.epoch % config.checkpoint_keep == 0:
             names.append(f"epoch-{record.epoch:04}.safetensors")
         if record.epoch % config.checkpoint_epochs == 0 or record.epoch == config.epochs:
             names.append(LAST)  # after the others: resumed from it, the run lacks none of them
-        self._saver.save(*names)
+        self._output.save(*names)
         self._keep_best()
 
     def _train(self) -> None:
@@ -329,13 +346,13 @@ class Trainer:
             except DivergenceError as error:
                 raise DivergenceError(
                     f"epoch {position.epoch + 1}, step {step + 1}: {error}, at a learning rate of "
-                    f"{self.optimizer.lr:g}; a lower one may help; {self._folder.checkpoints / LAST} is from before"
+                    f"{self.optimizer.lr:g}; a lower one may help; {self._output.path / FOLDER / LAST} is from before"
                 ) from None
             position.batch = min((step + 1) * size, batches.num_batches)
             position.count_step(norm, self.config.clip_norm, time.perf_counter() - start)
             self.observer.step_done(position.tally)
-            if self._saver.is_due:
-                self._saver.save(LAST)
+            if self._output.is_due:
+                self._output.save(LAST)
         self._raise_if_stopped()
 
     def _take_step(self, step: int) -> float:
@@ -347,7 +364,7 @@ class Trainer:
         past = position.epoch * self.steps_per_epoch + step
         apply_schedule(self.optimizer, self.config, past, self.steps_per_epoch)
         loaded = (batches.extract_batch(position.epoch, index) for index in group)
-        return self._stepper.take(loaded, images, position.tally)
+        return self._stepper.take(loaded, images, position.tally, len(group))
 
     def _evaluate(self, split: Literal["validation", "test"], batches: Batches, when: str) -> Metrics:
         self.observer.evaluation_started(split)
@@ -356,7 +373,7 @@ class Trainer:
             self.observer.evaluation_batch_done(tally)
             self._raise_if_stopped()
 
-        metrics = evaluate(self.net, batches, on_batch)
+        metrics = evaluate(self.net, batches, on_batch, self.engine)
         if not math.isfinite(metrics.loss):
             raise DivergenceError(f"{when}: expected a finite loss on the {split} images, got {metrics.loss}")
         return metrics
@@ -367,31 +384,14 @@ class Trainer:
         trained = self.state.capture()
         self.net.load_state_dict(self.state.best_weights or self.state.chosen_weights())
         self.history.test = self._evaluate("test", self.test_batches, "the test")
-        self._folder.write_test(self.history.test.to_dict(self.dataset.classes))
-        best, test = self.history.best, self.history.test
-        notes: dict[str, Any] = {"epoch": best.epoch}
-        notes |= {"validation_loss": best.validation_loss, "validation_accuracy": best.validation_accuracy}
-        notes |= {"test_loss": test.loss, "test_accuracy": test.accuracy}
-        save_model(self._folder.weights_path, self.net, describe_model(self.config, self.dataset, notes))
-        self._folder.write_environment(self.environment)
-        self._saver.write(trained, LAST, finished=True)
-        self.observer.test_done(test)
-
-    def _make_saver(self) -> Saver:
-        constants = {"started": self._started, "data_sha256": self._fingerprint, "asked": self._asked.to_dict()}
-        description = describe_model(self.config, self.dataset, {})
-        return Saver(self._folder.checkpoints, self.state, description, constants, self.config.checkpoint_minutes)
-
-    def _is_best(self) -> bool:
-        """Tell whether the last epoch that was recorded is the best so far, or none is chosen."""
-        epochs = self.state.epochs
-        return bool(epochs) and find_best(epochs) is epochs[-1]
+        self._output.end_run(self.history, trained, self.environment)
+        self.observer.test_done(self.history.test)
 
     def _keep_best(self) -> None:
         """Remember the weights of the epoch that has just ended, if one is chosen and it is the best so far."""
-        if self.validation_batches is not None and self._is_best():
+        if self.validation_batches is not None and self.state.is_best:
             self.state.best_weights = self.state.chosen_weights()
 
     def _raise_if_stopped(self) -> None:
-        if self._stop:
+        if self.engine.any(self._stop):
             raise _Stop

@@ -47,10 +47,12 @@ class LinearNetwork:
         with np.errstate(over="ignore", invalid="ignore"):  # as real networks, silent when they diverge
             return self._x @ w.T + b
 
-    def backward(self, dlogits, accumulate=False):
+    def backward(self, dlogits, accumulate=False, on_gradient=None):
         dw, db = self._split(self.gradient_arena)
         dw[:] = dlogits.T @ self._x + accumulate * dw
         db[:] = dlogits.sum(axis=0) + accumulate * db
+        if on_gradient is not None:
+            on_gradient(self.gradient_arena.size)
 
     def arena_bytes(self, images, training, memory=None):
         return 1000 * images * (1 + training)

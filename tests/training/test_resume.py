@@ -212,6 +212,8 @@ def test_free_settings_may_differ(make_config, data, tmp_path):
         "checkpoint_minutes": None,
         "checkpoint_keep": None,
         "tensorboard": True,
+        "distributed": "none",
+        "bucket_mb": 5.0,
     }
     assert others.keys() == FREE
     (tmp_path / "moved").rename(data)

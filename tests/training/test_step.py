@@ -134,8 +134,8 @@ class _Diverging(LinearNetwork):
             logits[0] = self._value
         return logits
 
-    def backward(self, dlogits, accumulate=False):
-        super().backward(dlogits, accumulate)
+    def backward(self, dlogits, accumulate=False, on_gradient=None):
+        super().backward(dlogits, accumulate, on_gradient)
         if self.random_step == self._broken_pass and self._gradient:
             self.gradient_arena[-1] = self._value
 
@@ -173,8 +173,8 @@ def test_divergence_names_its_place_and_keeps_the_last_good_checkpoint(data, tmp
     trainer = Trainer(config)
     backward, saved = trainer.net.backward, []
 
-    def backward_that_breaks(dlogits, accumulate):
-        backward(dlogits, accumulate)
+    def backward_that_breaks(dlogits, accumulate, on_gradient):
+        backward(dlogits, accumulate, on_gradient)
         if trainer.state.position.epoch == 1 and trainer.state.position.batch == 1:
             saved.append((trainer.history.folder / "checkpoints" / "last.safetensors").read_bytes())
             trainer.net.gradient_arena[0] = np.nan

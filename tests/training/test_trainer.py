@@ -267,13 +267,13 @@ def test_ends_with_the_weights_of_the_best_epoch(make_config, monkeypatch):
     validations = iter([(2.0, 0.3), (1.9, 0.5), (1.8, 0.5), (1.7, 0.4)])
     evaluate, weights, tested = trainer_module.evaluate, [], []
 
-    def evaluate_as_told(net, batches, on_batch):
+    def evaluate_as_told(net, batches, on_batch, engine):
         if len(weights) < 4:
             loss, accuracy = next(validations)
             weights.append(net.parameter_arena.copy())
             return SimpleNamespace(loss=loss, accuracy=accuracy)
         tested.append(net.parameter_arena.copy())
-        return evaluate(net, batches, on_batch)
+        return evaluate(net, batches, on_batch, engine)
 
     monkeypatch.setattr(trainer_module, "evaluate", evaluate_as_told)
     trainer = Trainer(make_config(epochs=4))

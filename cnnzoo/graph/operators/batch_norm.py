@@ -1,10 +1,13 @@
 """Batch normalization, alone or with the addition and the ReLU that follow it."""
 
+from collections.abc import Callable
+
 import numpy as np
 
 from cnnzoo.graph.initializers import ones, zeros
 from cnnzoo.graph.ledger import Pass
 from cnnzoo.graph.operator import Buffer, Context, Loan, Operator, Parameter, Requirements
+from cnnzoo.graph.operators.synchronization import find_coefficients, merge_replicas
 from cnnzoo.graph.tensor import Extent
 from cnnzoo.kernels.batch_norm import (
     batch_norm_backward,
@@ -38,6 +41,8 @@ class BatchNorm(Operator):
     ----------
     parts : tuple of (int, Loan or None)
         Of each part of the input its channels and where its statistics are known from; set by a pass.
+    add_up : callable or None
+        As `Network.synchronize_batch_norm`.
     """
 
     saves_inputs = (0,)
@@ -49,6 +54,7 @@ class BatchNorm(Operator):
         self.eps, self.momentum = eps, momentum
         self.add = self.relu = False
         self.parts: tuple[tuple[int, Loan | None], ...] = ((channels, None),)
+        self.add_up: Callable[[np.ndarray], None] | None = None
         self.parameters = (Parameter("weight", (channels,), ones), Parameter("bias", (channels,), zeros))
         self.buffers = (Buffer("running_mean", channels, 0.0), Buffer("running_var", channels, 1.0))
 
@@ -84,8 +90,12 @@ class BatchNorm(Operator):
         running_mean, running_var = c.buffers["running_mean"], c.buffers["running_var"]
         if c.training:
             self._measure(c)
+            batch_mean, m2 = np.split(c.kept["moments"], 2)
+            rows = x.rows
+            if self.add_up is not None:
+                batch_mean, m2, rows = merge_replicas(batch_mean, m2, rows, self.add_up)
             batch_norm_finish(
-                *np.split(c.kept["moments"], 2), x.rows, gamma, beta, self.eps, self.momentum,
+                batch_mean, m2, rows, gamma, beta, self.eps, self.momentum,
                 running_mean, running_var, c.kept["mean"], c.kept["inv_std"], scale, shift,
             )  # fmt: skip
         else:
@@ -135,6 +145,8 @@ class BatchNorm(Operator):
             partials, x.rows, c.weights["weight"], mean, inv_std, c.gradients["weight"], c.gradients["bias"],
             a, b, constant, c.accumulate_gradients,
         )  # fmt: skip
+        if self.add_up is not None:
+            find_coefficients(partials, x.rows, c.weights["weight"], mean, inv_std, a, b, constant, self.add_up)
         residual_kind, dresidual = NO_RESIDUAL, dx
         if self.add:
             residual_kind = ADD_TO_RESIDUAL if c.accumulate[1] else WRITE_RESIDUAL

@@ -1,0 +1,116 @@
+"""The processes that train one network together, its ranks, as the trainer sees them: alone until it is told otherwise.
+
+The trainer calls the same methods in either case; what several ranks do is in `cnnzoo.training.mpi`, which is imported
+when it is asked for.
+"""
+
+import platform
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+import numpy as np
+
+Result = TypeVar("Result")
+
+
+class GradientSum:
+    """The sum of all ranks' gradients, taken while backward goes on; of one rank it is the gradient itself.
+
+    Attributes
+    ----------
+    on_gradient : callable or None
+        For `Network.backward`, of the last batch of a step.
+    alongside, waited : float
+        Seconds spent between the steps of backward and after it, in all.
+    """
+
+    on_gradient: Callable[[int], None] | None = None
+    alongside = waited = 0.0
+
+    def finish(self) -> None:
+        """Wait until the arena holds the sum."""
+
+
+class Engine:
+    """One process alone, and what an engine of several has to be able to do.
+
+    All ranks call the methods that exchange something, and in the same order.
+
+    Attributes
+    ----------
+    rank, size : int
+        This process's number, from 0, and how many there are.
+    neighbors : int
+        Ranks on this host, this one included.
+    threads : int or None
+        With which the ranks on this host share its cores; None: numba's own number.
+    members : sequence of dict of str to object
+        Of each rank its ``rank``, ``host``, ``process``, ``cores`` and ``threads``; empty for one process alone.
+    """
+
+    rank, size, neighbors = 0, 1, 1
+    threads: int | None = None
+    members: Sequence[dict[str, Any]] = ()
+
+    @property
+    def is_root(self) -> bool:
+        """This is rank 0, which alone writes."""
+        return self.rank == 0
+
+    @property
+    def place(self) -> str:
+        """This process in messages."""
+        return f"rank {self.rank} on {platform.node()}"
+
+    def any(self, flag: bool) -> bool:
+        """Tell whether the flag is set on any rank."""
+        return flag
+
+    def largest(self, number: int) -> int:
+        """Return the largest of all ranks' numbers."""
+        return number
+
+    def from_root(self, function: Callable[[], Result]) -> Result:
+        """Call a function on rank 0 alone, and return its result on every rank, or raise its error there."""
+        return function()
+
+    def collect(self, value: Any) -> list[Any]:
+        """Return the values of all ranks, by rank."""
+        return [value]
+
+    def add_up(self, array: np.ndarray) -> None:
+        """Replace a contiguous array by the sum of all ranks' arrays, with the same bits on each."""
+
+    def copy_from_root(self, array: np.ndarray) -> None:
+        """Replace a contiguous array by rank 0's."""
+
+    def sum_gradients(self, arena: np.ndarray, bucket_bytes: int, check: Callable[[int, int], object]) -> GradientSum:
+        """Return what adds up the gradients in `arena`, in messages of at most so many bytes.
+
+        Parameters
+        ----------
+        arena : ndarray, 1-d
+            `Network.gradient_arena`.
+        bucket_bytes : int
+        check : callable
+            Called with the bounds of this rank's own gradients before they leave it; raises where they are unfit.
+        """
+        return GradientSum()
+
+    def end_all(self, line: str, code: int) -> None:
+        """End all ranks at once with an exit code and, printed once, a line that tells why; alone it does nothing."""
+
+
+def make_engine(name: str) -> Engine:
+    """Return the engine of a name, "none" or "mpi".
+
+    Raises
+    ------
+    ConfigError
+        What it needs is not installed.
+    """
+    if name == "none":
+        return Engine()
+    from cnnzoo.training.mpi import MpiEngine
+
+    return MpiEngine()
