@@ -29,7 +29,7 @@ def _settings(monkeypatch, *arguments):
     class Stop(Exception):
         pass
 
-    def stop(config, observer, resume):
+    def stop(config, observer, resume, engine):
         configs.append(config)
         raise Stop
 
