@@ -142,12 +142,12 @@ def test_what_the_command_prints(run, data):
 
 
 def _forecast(monkeypatch, epoch_seconds, test_seconds=0.0):
-    def measure(self):
+    def measure(*arguments):
         return Forecast(
             memory=0, other_memory={}, free_memory=None, epoch_seconds=epoch_seconds, test_seconds=test_seconds, steps=1
         )
 
-    monkeypatch.setattr(Trainer, "_measure", measure)
+    monkeypatch.setattr(trainer_module, "measure_run", measure)
 
 
 @pytest.mark.usefixtures("linear")
