@@ -212,6 +212,7 @@ def test_free_settings_may_differ(make_config, data, tmp_path):
         "checkpoint_minutes": None,
         "checkpoint_keep": None,
         "tensorboard": True,
+        "memory": "lean",
         "distributed": "none",
         "bucket_mb": 5.0,
     }
