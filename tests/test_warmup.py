@@ -121,6 +121,15 @@ def test_requests_follow_the_settings():
     assert {request.dtype for request in list_requests(config) if request.name == "correlate"} == {"float64"}
 
 
+def test_requests_of_a_run_that_tunes_are_for_all_algorithms():
+    algorithms = {"correlate", "correlate_weights", "correlate_tiles", "correlate_tile_weights"}
+    algorithms |= {"correlate_positions", "correlate_position_weights"}
+    config = RunConfig(model="lenet5", batch_size=4, algorithm="im2col")
+    assert {request.name for request in list_requests(config)} & algorithms == {"correlate", "correlate_weights"}
+    tuned = {request.name for request in list_requests(config.replace(algorithm=None, tune=True))}
+    assert tuned >= algorithms
+
+
 def test_requests_are_for_each_optimizer_and_the_average():
     names = {request.name for request in list_requests(RunConfig(model="lenet5", batch_size=4))}
     assert names >= {"sgd_update", "adamw_update", "average_update"}

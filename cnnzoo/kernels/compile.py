@@ -32,7 +32,8 @@ from cnnzoo.errors import ConfigError
 from cnnzoo.kernels.linking import WorkerCompiler
 from cnnzoo.kernels.tasks import cut_loops
 
-# Reassociation without `nnan` and `ninf`: a NaN stays a NaN, so that divergence can be seen.
+# Reassociation without `nnan` and `ninf`: a NaN stays a NaN, so that divergence can be seen. Sums are added in an order
+# that suits the vectors: bits may differ between processors whose vectors differ in width.
 FASTMATH = {"nsz", "arcp", "contract", "afn", "reassoc"}
 
 REAL_TYPES = {np.dtype(np.float32): types.float32, np.dtype(np.float64): types.float64}

@@ -103,6 +103,19 @@ def _scatter_block(g, first, count, column, columns, block, block_at, ld, y, ldy
 
 
 @worker
+def finish_rows(y, ldy, first, rows, column, columns, bias, statistics, block, all_columns):
+    """Add `bias` to columns of rows of y, and write their `statistics` as those of `block`; each unless it is empty."""
+    if bias.size > 0:
+        for r in range(first, first + rows):
+            add_run(bias, column, y, r * ldy + column, columns)
+    if statistics.size > 0:
+        mean_at = block * 2 * all_columns + column
+        m2_at = mean_at + all_columns
+        mean, m2 = statistics[mean_at : mean_at + columns], statistics[m2_at : m2_at + columns]
+        block_statistics(y[first * ldy + column :], ldy, rows, columns, mean, m2)
+
+
+@worker
 def is_pixel_matrix_product(g, itemsize, ldx, kind):
     """Tell whether the source rows serve as im2col rows: 1x1, stride 1, nothing applied, no cache-set conflicts."""
     same_grid = g[SOURCE_HEIGHT] == g[GRID_HEIGHT] and g[SOURCE_WIDTH] == g[GRID_WIDTH]
@@ -146,14 +159,7 @@ def _correlate_block(
         add = True
     if not direct:
         _scatter_block(g, first, count, column, columns, out, out_at, ldo, y, ldy, accumulate)
-    if bias.size > 0:
-        for r in range(first, first + count):
-            add_run(bias, column, y, r * ldy + column, columns)
-    if statistics.size > 0:
-        at = block * 2 * g[COLUMNS] + column
-        m2_at = at + g[COLUMNS]
-        mean, m2 = statistics[at : at + columns], statistics[m2_at : m2_at + columns]
-        block_statistics(y[first * ldy + column :], ldy, count, columns, mean, m2)
+    finish_rows(y, ldy, first, count, column, columns, bias, statistics, block, g[COLUMNS])
 
 
 @kernel(

@@ -13,12 +13,11 @@ import numba
 import numpy as np
 from numba import get_thread_id, prange
 
-from cnnzoo.kernels.batch_norm import block_statistics
 from cnnzoo.kernels.blocks import block_count, padded_ld
 from cnnzoo.kernels.compile import kernel, worker
 from cnnzoo.kernels.convolution import PLAIN, ConvolutionShape, plain
-from cnnzoo.kernels.correlation import add_run, transform_run
-from cnnzoo.kernels.costs import COST_LANES, GATHERED_VECTOR, MULTIPLY_ADD, PACKED_VECTOR, count_vectors
+from cnnzoo.kernels.correlation import finish_rows, transform_run
+from cnnzoo.kernels.costs import COST_LANES, GATHERED_VECTOR, MULTIPLY_ADD, PACKED_VECTOR, SUMMED_VECTOR, count_vectors
 from cnnzoo.kernels.gemm import multiply_block, pack_rows, pack_taps, pack_tasks, packed_size
 from cnnzoo.kernels.vectors import copy_run, panel_columns, panel_width
 
@@ -65,15 +64,8 @@ def _correlate_images(
             y, (first * targets + p) * ldy + column, targets * ldy, accumulate or p == previous,
         )  # fmt: skip
         previous = p
-    row, rows = first * targets, count * targets
-    if bias.size > 0:
-        for r in range(row, row + rows):
-            add_run(bias, column, y, r * ldy + column, columns)
-    if statistics.size > 0:
-        mean_at = block * 2 * g[COLUMNS] + column
-        m2_at = mean_at + g[COLUMNS]
-        mean, m2 = statistics[mean_at : mean_at + columns], statistics[m2_at : m2_at + columns]
-        block_statistics(y[row * ldy + column :], ldy, rows, columns, mean, m2)
+    rows = count * targets
+    finish_rows(y, ldy, first * targets, rows, column, columns, bias, statistics, block, g[COLUMNS])
 
 
 @kernel(
@@ -204,7 +196,7 @@ class Dense:
             "forward": forward + packing * s.in_channels * outs,
             "input_gradient": correlation(s.out_height * s.out_width, s.out_channels, outs, ins)
             + packing * s.out_channels * ins,
-            "weight_gradient": forward,
+            "weight_gradient": forward + pairs * s.in_channels * outs * SUMMED_VECTOR,
         }
 
     def __init__(self, shape: ConvolutionShape, dtype: np.dtype):

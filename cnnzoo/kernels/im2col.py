@@ -24,7 +24,15 @@ import numpy as np
 from cnnzoo.kernels.blocks import block_count, padded_ld
 from cnnzoo.kernels.convolution import ConvolutionShape, plain
 from cnnzoo.kernels.correlation import DEPTH_BLOCK, ROW_BLOCK, add_slots, correlate, correlate_weights
-from cnnzoo.kernels.costs import COST_LANES, GATHERED_RUN, GATHERED_VECTOR, MULTIPLY_ADD, PACKED_VECTOR, count_vectors
+from cnnzoo.kernels.costs import (
+    COST_LANES,
+    GATHERED_RUN,
+    GATHERED_VECTOR,
+    MULTIPLY_ADD,
+    PACKED_VECTOR,
+    SUMMED_VECTOR,
+    count_vectors,
+)
 from cnnzoo.kernels.gemm import packed_size
 from cnnzoo.kernels.vectors import panel_columns
 
@@ -169,7 +177,7 @@ class Im2col:
         return {
             "forward": forward + packing * s.in_channels * outs,
             "input_gradient": correlation(s.out_channels, outs, ins) + packing * s.out_channels * ins,
-            "weight_gradient": forward,
+            "weight_gradient": forward + taps * s.in_channels * outs * SUMMED_VECTOR,
         }
 
     def __init__(self, shape: ConvolutionShape, dtype: np.dtype):

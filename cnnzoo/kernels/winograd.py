@@ -33,7 +33,14 @@ from cnnzoo.kernels import winograd_passes
 from cnnzoo.kernels.blocks import block_count, padded_ld
 from cnnzoo.kernels.convolution import ConvolutionShape, plain
 from cnnzoo.kernels.correlation import add_slots
-from cnnzoo.kernels.costs import COST_LANES, MULTIPLY_ADD, TRANSFORMED_VECTOR, TRANSFORMED_WEIGHTS, count_vectors
+from cnnzoo.kernels.costs import (
+    COST_LANES,
+    MULTIPLY_ADD,
+    TRANSFORMED_SUM_VECTOR,
+    TRANSFORMED_VECTOR,
+    TRANSFORMED_WEIGHT_VECTOR,
+    count_vectors,
+)
 from cnnzoo.kernels.forms import FORMS, STRIDE_1_KERNEL_3, STRIDE_1_KERNEL_5, STRIDE_2, STRIDE_2_GRADIENT
 from cnnzoo.kernels.vectors import VECTOR_BYTES, panel_columns
 from cnnzoo.kernels.winograd_passes import (
@@ -175,21 +182,23 @@ class Winograd:
         s, forms = shape, [FORMS[index] for index in FORMS_OF[shape.kernel, shape.stride]]
         ins, outs = count_vectors(s.in_channels), count_vectors(s.out_channels)
 
-        def correlation(form, extents, depth, depth_vectors, columns):
+        def correlation(form, extents, depth, depth_vectors, columns, weight_vector):
             tiles = s.images * block_count(extents[0], form.tile) * block_count(extents[1], form.tile)
             products = tiles * depth * columns * COST_LANES * MULTIPLY_ADD
             transforms = tiles * (depth_vectors + columns) * TRANSFORMED_VECTOR
-            return form.products * (products + transforms) + depth * columns * TRANSFORMED_WEIGHTS
+            return form.products * (products + transforms + depth * columns * weight_vector)
 
-        forward = correlation(forms[0], (s.out_height, s.out_width), s.in_channels, ins, outs)
+        forward = forms[0], (s.out_height, s.out_width), s.in_channels, ins, outs
+        input_gradient = forms[1], (s.height, s.width), s.out_channels, outs, ins
         # The weight gradient transforms the tiles of each block of channels again for each block of the others.
         tiles = s.images * block_count(s.out_height, forms[0].tile) * block_count(s.out_width, forms[0].tile)
         in_blocks, out_blocks = (block_count(c, CHANNEL_BLOCK) for c in (s.in_channels, s.out_channels))
         again = tiles * (ins * (out_blocks - 1) + outs * (in_blocks - 1))
         return {
-            "forward": forward,
-            "input_gradient": correlation(forms[1], (s.height, s.width), s.out_channels, outs, ins),
-            "weight_gradient": forward + again * forms[0].products * TRANSFORMED_VECTOR,
+            "forward": correlation(*forward, TRANSFORMED_WEIGHT_VECTOR),
+            "input_gradient": correlation(*input_gradient, TRANSFORMED_WEIGHT_VECTOR),
+            "weight_gradient": correlation(*forward, TRANSFORMED_SUM_VECTOR)
+            + again * forms[0].products * TRANSFORMED_VECTOR,
         }
 
     def __init__(self, shape: ConvolutionShape, dtype: np.dtype):

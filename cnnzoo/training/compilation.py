@@ -9,6 +9,7 @@ import numpy as np
 from cnnzoo.config import RunConfig
 from cnnzoo.data import Augmentation, Batches
 from cnnzoo.data.dataset import Split
+from cnnzoo.graph.algorithms import NAMES
 from cnnzoo.interrupts import interrupts_held_back
 from cnnzoo.kernels.arena import sum_squares
 from cnnzoo.kernels.compile import Compilation, Request, fulfill, record_requests
@@ -25,6 +26,7 @@ def list_requests(config: RunConfig) -> list[Request]:
     """Return the kernels of a run's training step and test, for its network and its batches.
 
     Those of either optimizer and of an average of the weights are among them: each is small, and compiled once for all.
+    With `tune`, so are those of all algorithms.
     """
     with record_requests() as requests:
         net = create_model(config.model, **config.network_settings)
@@ -35,9 +37,11 @@ def list_requests(config: RunConfig) -> list[Request]:
             pictures, config.batch_size, mean=ones, std=ones, augmentation=Augmentation(), dtype=config.dtype
         )
         images, labels = batches.extract_batch(0, 0)
-        logits = net.forward(images, training=True)
+        for algorithm in NAMES if config.tune else (config.algorithm,):
+            net.prefer_algorithm(algorithm)
+            logits = net.forward(images, training=True)
+            net.backward(np.zeros_like(logits))
         cross_entropy(np.zeros_like(logits), labels)
-        net.backward(np.zeros_like(logits))
         sum_squares(net.gradient_arena, np.empty(1))
         for optimizer in (SGD(net, lr=0.0), AdamW(net, lr=0.0)):
             optimizer.step()
