@@ -89,7 +89,7 @@ def _train_rank(
             signals.stop = trainer.stop
 
         signals.stop = trainer.stop
-        with before_compiling(compile_missing):
+        with before_compiling(compile_missing) if engine.is_root else contextlib.nullcontext():
             trainer.plan()
             received = engine.largest(signals.received or 0)
             if received:

@@ -19,7 +19,7 @@ from cnnzoo.training.averaging import WeightAverage
 from cnnzoo.training.optimizers import SGD, AdamW
 
 # These take longest and are begun first.
-_LONGEST = ("correlate", "correlate_weights")
+_LONGEST = ("correlate", "correlate_tile_weights", "correlate_tiles", "correlate_weights")
 
 
 def list_requests(config: RunConfig) -> list[Request]:
