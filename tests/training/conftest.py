@@ -5,7 +5,8 @@ import pytest
 from cnnzoo import train
 from cnnzoo.config import RunConfig
 from cnnzoo.training import trainer as trainer_module
-from tests.training.stand_ins import make_linear_network, write_cifar10
+from cnnzoo.training.progress import Progress
+from tests.training.stand_ins import compile_none, make_linear_network, write_cifar10
 
 
 @pytest.fixture
@@ -28,6 +29,7 @@ def data(tmp_path):
 def linear(monkeypatch):
     """Train softmax regression, whatever the model's name."""
     monkeypatch.setattr(trainer_module, "create_model", make_linear_network)
+    monkeypatch.setattr(Progress, "compile_missing", compile_none)
 
 
 @pytest.fixture

@@ -14,8 +14,10 @@ _LINEAR_COMMAND = """
 import sys
 from cnnzoo import train
 from cnnzoo.training import trainer
-from tests.training.stand_ins import make_linear_network
+from cnnzoo.training.progress import Progress
+from tests.training.stand_ins import compile_none, make_linear_network
 trainer.create_model = make_linear_network
+Progress.compile_missing = compile_none
 sys.exit(train.main(sys.argv[1:]))
 """
 
@@ -111,6 +113,10 @@ class StopAfter(Observer):
 def make_linear_network(model, num_classes=10, seed=0, image_shape=None, dtype="float32", **options):
     """Stand in for `create_model`, whose other options it does without."""
     return LinearNetwork(num_classes, image_shape, dtype, seed)
+
+
+def compile_none(progress, config):
+    """Stand in for `Progress.compile_missing`, which knows real networks alone."""
 
 
 def write_cifar10(folder, images_a_file=20, seed=0):

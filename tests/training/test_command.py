@@ -98,6 +98,8 @@ def test_output_of_a_run(run, data, tmp_path):
     assert lines[2] == "validation: 10 of the training images, held out to choose the best epoch"
     taken = r"memory: [\d.]+ MB beside images and weights \([\d.]+ MB with --memory lean\), [\d.,]+ GB are free"
     assert re.fullmatch(taken, lines.pop(3))
+    if lines[6].startswith("memory: "):  # Linux tells a peak
+        assert re.fullmatch(r"memory: at most [\d.]+ MB above what stood after the imports", lines.pop(6))
     assert lines[3].startswith(f"run: {tmp_path / 'runs'}")
     assert lines[4].startswith("epoch 1/2: loss ")
     assert "| validation: loss " in lines[4]
