@@ -3,19 +3,20 @@
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from cnnzoo.command import Parser, run_command
+from cnnzoo.command import Parser, add_setting, run_command
 from cnnzoo.memory import free_memory
-from cnnzoo.threads import get_num_threads, get_threading_layer
+from cnnzoo.threads import get_num_threads, get_threading_layer, set_num_threads
 
 _DESCRIPTION = """Show what the processor, its memory, the compiled kernels and their cache are like, and how to mend
 what is off. Measures for a few seconds; what else computes meanwhile counts against the machine.
 
 example:
-  cnnzoo doctor --json"""
+  cnnzoo doctor --json
+  mpiexec -n 2 cnnzoo doctor --distributed mpi"""
 _LITTLE_MEMORY = 2e9  # a training step of most networks with batches of 128 takes less than this
 _SLOW_DENORMALS = 3
 
@@ -35,20 +36,28 @@ def doctor(arguments: Sequence[str] | None) -> None:
     """Examine the machine and print what was found; see `main`."""
     parser = Parser(prog="cnnzoo doctor", description=_DESCRIPTION)
     parser.add_argument("--json", action="store_true", help="print as JSON")
+    add_setting(parser, "distributed")
     parsed = parser.parse(arguments)
-    found = examine()
+    from cnnzoo.training.engine import make_engine
+
+    engine = make_engine(getattr(parsed, "distributed", "none"))
+    if engine.threads is not None:
+        set_num_threads(engine.threads)
+    found = examine(engine.members)
     found["findings"] = list_findings(found)
-    print(json.dumps(found) if parsed.json else "\n".join(_describe(found)))
+    if engine.is_root:
+        print(json.dumps(found) if parsed.json else "\n".join(_describe(found)))
 
 
-def examine() -> dict[str, Any]:
-    """Return what there is and what was measured, as plain values."""
+def examine(ranks: Sequence[Mapping[str, Any]] = ()) -> dict[str, Any]:
+    """Return what there is and what was measured, as plain values; of several `ranks`, by all at once."""
     cache = _examine_cache()  # first: measuring fills it
     from cnnzoo.machine import describe_machine, measure_denormal_slowdown, measure_limits
 
     limits = measure_limits()
     return describe_machine() | {
         "threads": get_num_threads(),
+        "ranks": [dict(rank) for rank in ranks],
         "threading_layer": get_threading_layer(),
         "load": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
         "operations_per_second": limits.operations_per_second,
@@ -80,6 +89,10 @@ def _size(folder: Path) -> int:
 def list_findings(found: dict[str, Any]) -> list[str]:
     """Return what is off and how to mend it, a line each."""
     cores, threads, cache = found["cores"], found["threads"], found["cache"]
+    if found["ranks"]:  # all on this host together
+        host = found["ranks"][0]["host"]
+        threads = sum(rank["threads"] for rank in found["ranks"] if rank["host"] == host)
+        cores = max(cores, os.cpu_count() or 1)
     as_they_are, flushed = found["denormal_slowdown"]["as they are"], found["denormal_slowdown"]["flushed"]
     checks = [
         (threads < cores, f"{threads} of {cores} cores are used: set NUMBA_NUM_THREADS or --threads to {cores}"),
@@ -122,6 +135,10 @@ def _describe(found: dict[str, Any]) -> list[str]:
         f"processor: {found['cpu']}, {found['cores']} cores, compiled for {found['compiled_for']}",
         f"vectors: {found['vector_bytes'] * 8} bits",
         f"threads: {found['threads']}, by {found['threading_layer']}",
+        *(
+            f"rank {rank['rank']}: {rank['host']}, {rank['threads']} of {rank['cores']} cores"
+            for rank in found["ranks"]
+        ),
         f"products: {found['operations_per_second'] / 1e9:.0f} GFLOP/s in float32",
         f"memory: {found['bytes_per_second'] / 1e9:.1f} GB/s, {free} free",
         f"denormal numbers: {slowdown['flushed']:.1f} times slower in kernels, {slowdown['as they are']:.1f} elsewhere",
