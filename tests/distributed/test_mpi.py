@@ -1,5 +1,7 @@
 """Cores shared among ranks, and arenas cut into messages."""
 
+import itertools
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -30,7 +32,7 @@ def test_buckets_cover_the_arena_in_order(elements, largest, least):
     bounds = cut_buckets(elements, largest, least)
     assert bounds[0][0] == 0
     assert bounds[-1][1] == elements
-    assert all(stop == start for (_, stop), (start, _) in zip(bounds, bounds[1:], strict=False))
+    assert all(stop == start for (_, stop), (start, _) in itertools.pairwise(bounds))
     sizes = [stop - start for start, stop in bounds]
     assert max(sizes) <= largest
     assert min(sizes[:-1], default=least) >= least
