@@ -144,7 +144,7 @@ class Network:
         Raises
         ------
         ConfigError
-            `images` is no number of images, or an algorithm is wanted by name.
+            `images` is no number of images, or the network has an algorithm that it prefers.
         """
         if not isinstance(images, int | np.integer) or images < 1:
             raise ConfigError(f"images: expected a whole number of 1 or more, got {images!r}")

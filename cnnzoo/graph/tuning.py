@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from cnnzoo.errors import ConfigError
 from cnnzoo.graph.algorithms import Algorithm, Passes, choose_algorithms, list_candidates
 from cnnzoo.graph.liveness import aligned_zeros
 from cnnzoo.graph.measurements import Measurements
@@ -83,6 +84,9 @@ class Tuning(NamedTuple):
 def tune(graph: Graph, images: int, dtype: np.dtype, progress: Callable[[int, int], None] | None = None) -> Tuning:
     """Return the algorithms for a batch of `images`; see `Network.tune`."""
     start = time.perf_counter()
+    for operator, _ in list_weighted_sums(graph):
+        if operator.wanted_algorithm is not None:
+            raise ConfigError(f"tune: expected no algorithm with it, got {operator.wanted_algorithm}")
     layers = {
         operator.name: _list_passes(operator, operator.shape(images, x.extent), dtype, x is graph.input)
         for operator, x in list_weighted_sums(graph)

@@ -165,6 +165,11 @@ def test_number_of_images_is_checked():
             create_model("lenet5").tune(images)
 
 
+def test_an_algorithm_by_name_contradicts_it():
+    with pytest.raises(ConfigError, match="tune: expected no algorithm with it, got im2col"):
+        create_model("lenet5", algorithm="im2col").tune(4)
+
+
 @pytest.mark.parametrize("direction", Passes._fields)
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_every_algorithm_is_measured(direction, dtype):
