@@ -14,7 +14,7 @@ from cnnzoo.models import list_models
 from tests.shapes import list_convolutions
 
 SECONDS_A_TURN = 0.02
-DIGITS = 4  # that are kept of a time
+DIGITS = 4  # that are kept of a time and of an error
 LAYOUTS = ("nchw", "channels_last")
 IMAGE_CHANNELS = 3  # an input of so many channels or fewer is the images, whose gradient nobody needs
 
@@ -111,16 +111,13 @@ def measure(task: Task, algorithms: Sequence[str], peers: Sequence[str], rounds:
         "counts": dict(task.counts),
         "operations": task.operations,
         "chosen": getattr(choose_algorithms(task.shape), task.direction),
-        "programs": {
-            name: {"median": _rounded(harness.median(times)), "error": _rounded(errors[name]), "seconds": kept}
-            for name, times in seconds.items()
-            if (kept := [_rounded(value) for value in times])
-        },
+        "programs": {name: _summarize(times, errors[name]) for name, times in seconds.items()},
     }
 
 
-def _rounded(value: float) -> float:
-    return float(f"{value:.{DIGITS}g}")
+def _summarize(times: list[float], error: float) -> dict[str, Any]:
+    median, error, *times = (float(f"{value:.{DIGITS}g}") for value in (harness.median(times), error, *times))
+    return {"median": median, "error": error, "seconds": times}
 
 
 def measure_compiling(tasks: Iterable[Task], algorithms: Sequence[str]) -> dict[str, float]:

@@ -65,16 +65,19 @@ class Measurements:
         """Return what the file holds; nothing, and the reason in `ignored`, where it cannot be used."""
         try:
             content = json.loads(self.path.read_text(encoding="utf-8"))
-            conditions, seconds = content["conditions"], dict(content["seconds"])
+            conditions, seconds = dict(content["conditions"]), dict(content["seconds"])
         except FileNotFoundError:
             return {}
         except (OSError, ValueError, KeyError, TypeError):
             self.ignored = f"{self.path}: expected measurements of algorithms, found something else"
             return {}
-        if conditions != self._conditions:
-            self.ignored = (
-                f"{self.path}: expected measurements under {self._conditions}, found those under {conditions}"
-            )
+        differences = [
+            f"{name} {value}, got {conditions.get(name)}"
+            for name, value in self._conditions.items()
+            if conditions.get(name) != value
+        ]
+        if differences:
+            self.ignored = f"{self.path}: expected measurements with {'; '.join(differences)}"
             return {}
         return seconds
 
