@@ -67,18 +67,32 @@ def zeros(typingctx, x):
     return VectorType(x.dtype)(x), codegen
 
 
+def _emit_prefetch(context, builder, arguments, to_write):
+    byte, i32 = ir.IntType(8).as_pointer(), ir.IntType(32)
+    function = cgutils.get_or_insert_function(
+        builder.module, ir.FunctionType(ir.VoidType(), [byte, i32, i32, i32]), "llvm.prefetch.p0i8"
+    )
+    place = builder.bitcast(builder.gep(arguments[0], [arguments[1]]), byte)
+    builder.call(function, [place, i32(int(to_write)), i32(3), i32(1)])  # into all levels, data
+    return context.get_dummy_value()
+
+
 @intrinsic
 def prefetch(typingctx, x, at):
     """Ask for x[at] to be brought into the cache; any address will do."""
 
     def codegen(context, builder, signature, arguments):
-        byte, i32 = ir.IntType(8).as_pointer(), ir.IntType(32)
-        function = cgutils.get_or_insert_function(
-            builder.module, ir.FunctionType(ir.VoidType(), [byte, i32, i32, i32]), "llvm.prefetch.p0i8"
-        )
-        place = builder.bitcast(builder.gep(arguments[0], [arguments[1]]), byte)
-        builder.call(function, [place, i32(0), i32(3), i32(1)])  # to read, into all levels, data
-        return context.get_dummy_value()
+        return _emit_prefetch(context, builder, arguments, to_write=False)
+
+    return types.void(x, types.int64), codegen
+
+
+@intrinsic
+def prefetch_to_write(typingctx, x, at):
+    """Ask for x[at] to be brought into the cache as this thread's alone, since it will be written."""
+
+    def codegen(context, builder, signature, arguments):
+        return _emit_prefetch(context, builder, arguments, to_write=True)
 
     return types.void(x, types.int64), codegen
 

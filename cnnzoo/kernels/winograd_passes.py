@@ -8,6 +8,7 @@ from cnnzoo.kernels.blocks import block_count, padded_ld
 from cnnzoo.kernels.compile import kernel, worker
 from cnnzoo.kernels.convolution import PLAIN
 from cnnzoo.kernels.gemm import multiply_block, pack_columns
+from cnnzoo.kernels.simd import pointer, prefetch, prefetch_to_write
 from cnnzoo.kernels.transforms import (
     INPUT,
     OUTPUT,
@@ -20,6 +21,7 @@ from cnnzoo.kernels.transforms import (
 )
 from cnnzoo.kernels.vectors import panel_width
 
+CACHE_LINE = 64  # bytes
 PAD = 16  # elements between the matrices of neighboring products: equal places then fall on different cache sets
 WEIGHT_DEPTH = 32  # rows of weights that one task transforms
 INPUT_CHANNELS = 128  # channels of a block of tiles that one task transforms; a multiple of every vector
@@ -158,17 +160,42 @@ def transform_inputs(g, x, ldx, kind, coefficients, v):
 
 
 @worker
+def _ask_for_rows(x, ldx, row, rows, channel, channels, to_write, part, parts):
+    """Prefetch one of `parts` parts of `rows` rows of a pixel matrix.
+
+    What the transforms will read and write next comes from memory while the products, which need none, are computed.
+    """
+    line, p = CACHE_LINE // x.itemsize, pointer(x)
+    for r in range(row + part * rows // parts, row + (part + 1) * rows // parts):
+        for c in range(channel, channel + channels, line):
+            if to_write:
+                prefetch_to_write(p, r * ldx + c)
+            else:
+                prefetch(p, r * ldx + c)
+
+
+@worker
+def _source_rows(g):
+    """Rows of the source's pixel matrix from one block of tiles to the next, about."""
+    return g[BLOCK] // g[ACROSS] * g[STEP] * g[SOURCE_WIDTH]
+
+
+@worker
 def _correlate_block(
-    g, block, column, columns, v, v_at, u, u_at, y, ldy, accumulate, bias, statistics, rows_per_block, m, m_at
-):
+    g, block, column, columns, x, ldx, reads, v, v_at, u, u_at, y, ldy, accumulate, bias, statistics, rows_per_block,
+    m, m_at,
+):  # fmt: skip
     size, depth, width = g[BLOCK], g[DEPTH], panel_width(y)
     first = block * size
     count = min(size, all_tiles(g) - first)
     v_matrix, m_matrix, u_matrix = _block_elements(g, depth)[0], size * width + PAD, depth * width + PAD
+    parts = block_count(columns, width) * g[PRODUCTS]
     for j in range(0, columns, width):
         panel_at = u_at + j // width * g[PRODUCTS] * u_matrix
         n = min(width, columns - j)
         for k in range(g[PRODUCTS]):
+            _ask_for_rows(x, ldx, (block + 1) * reads, reads, 0, depth, False, j // width * g[PRODUCTS] + k, parts)
+            _ask_for_rows(y, ldy, block * rows_per_block, rows_per_block, column + j, n, True, k, g[PRODUCTS])
             multiply_block(
                 count, n, depth, v, v_at + k * v_matrix, padded_ld(depth), 1, u, panel_at + k * u_matrix, 0,
                 m, m_at + k * m_matrix, width, False,
@@ -205,17 +232,17 @@ def correlate_tiles(
         block, j = np.int64(item) % blocks, np.int64(item) // blocks * group
         at = np.int64(get_thread_id()) * scratch_stride
         matrix, elements = _block_elements(g, g[DEPTH])
-        inputs, inputs_at, m_at = v, block * elements, at
+        inputs, inputs_at, m_at, reads = v, block * elements, at, 0
         if v.size == 0:
-            inputs, inputs_at, m_at = scratch, at, at + elements
+            inputs, inputs_at, m_at, reads = scratch, at, at + elements, _source_rows(g)
             tiles = min(g[BLOCK], all_tiles(g) - block * g[BLOCK])
             _gather_inputs(
                 g, block * g[BLOCK], tiles, x, ldx, kind, coefficients, 0, g[DEPTH], inputs, at, padded_ld(g[DEPTH]),
                 matrix, False,
             )  # fmt: skip
         _correlate_block(
-            g, block, first + j, min(group, columns - j), inputs, inputs_at, u, j // panel_width(x) * panel,
-            y, ldy, accumulate, bias, statistics, rows_per_block, scratch, m_at,
+            g, block, first + j, min(group, columns - j), x, ldx, reads, inputs, inputs_at,
+            u, j // panel_width(x) * panel, y, ldy, accumulate, bias, statistics, rows_per_block, scratch, m_at,
         )  # fmt: skip
 
 
