@@ -25,7 +25,7 @@ HALF = np.dtype(np.uint16)
 STORAGE = ("bfloat16", "float16")
 """The types to which activations that wait for backward may be narrowed."""
 
-MEMORY = {"fast": 0.01, "lean": 0.2}
+MEMORY = {"fast": 0.015, "lean": 0.2}
 """The shares of a step's estimated time that recomputation may take, by the name of the choice."""
 
 
