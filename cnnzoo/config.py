@@ -67,7 +67,7 @@ class RunConfig:
     memory: str = declare(
         "model",
         "fast: keep what backward reads, but for what takes next to no time to compute again; "
-        "lean: compute more again, up to a fifth of a step's time",
+        "lean: compute convolutions again too, up to a fifth of a step's time",
         "fast",
         choices=("fast", "lean"),
     )

@@ -7,7 +7,7 @@ shapes alone, and so does the choice.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -25,22 +25,31 @@ HALF = np.dtype(np.uint16)
 STORAGE = ("bfloat16", "float16")
 """The types to which activations that wait for backward may be narrowed."""
 
-MEMORY = {"fast": 0.015, "lean": 0.2}
-"""The shares of a step's estimated time that recomputation may take, by the name of the choice."""
+
+class Choice(NamedTuple):
+    """What may be recomputed: the largest share of a step's estimated time, and whether weighted sums are."""
+
+    share: float
+    weighted_sums: bool
 
 
-def choose_recomputed(kept: Layout, share: float) -> list[Region]:
+MEMORY = {"fast": Choice(0.015, weighted_sums=False), "lean": Choice(0.2, weighted_sums=True)}
+
+
+def choose_recomputed(kept: Layout, choice: Choice) -> list[Region]:
     """Return the regions to recompute, given the layout in which all are kept.
 
-    Those that save most bytes for the time it takes to compute them again come first, as far as the `share` of a step's
+    Those that save most bytes for the time it takes to compute them again come first, as far as the share of a step's
     time allows.
     """
     peak = Peak(kept)
     costs = {k: forward_cost(kept, k) for k in range(len(kept.graph.nodes))}
     cost = {region: sum(costs[k] for k in region.writers) for region in peak.candidates}
-    order = sorted(peak.candidates, key=lambda region: cost[region] / region.size)
+    sums = {k for k, need in enumerate(kept.requirements) if isinstance(need.state, Planned)}
+    allowed = [r for r in peak.candidates if choice.weighted_sums or sums.isdisjoint(r.writers)]
+    order = sorted(allowed, key=lambda region: cost[region] / region.size)
     total = sum(costs[k] + backward_cost(kept, k) for k in kept.timeline.backward_nodes)
-    return _lower(peak, order, cost, share * total)
+    return _lower(peak, order, cost, choice.share * total)
 
 
 def choose_narrowed(kept: Layout, recomputed: Collection[Region]) -> list[Region]:
