@@ -12,16 +12,17 @@ from typing import NamedTuple
 import numpy as np
 
 from cnnzoo.errors import ConfigError, suggest
+from cnnzoo.graph.lines import Lines
 from cnnzoo.graph.liveness import Value, place
 from cnnzoo.graph.operator import Loan, Requirements
 from cnnzoo.graph.recompute import HALF, MEMORY, STORAGE, choose_narrowed, choose_recomputed
 from cnnzoo.graph.sharing import Region, Sharing
 from cnnzoo.graph.tensor import Graph, Node, Tensor
-from cnnzoo.graph.timeline import Step, Timeline, find_influenced
+from cnnzoo.graph.timeline import Step, Timeline, find_backward_nodes, find_influenced
 
 
 class GradientPlace(NamedTuple):
-    """Where a gradient lies: channels `channel` and up of a value whose rows have `ld` channels."""
+    """Where a gradient or its line lies: channels `channel` and up of a value whose rows have `ld` channels."""
 
     value: Value
     channel: int
@@ -61,6 +62,11 @@ class Layout:
         For each node that runs backward and each of its inputs: its gradient is written already.
     wanted : set of Tensor
         Tensors whose gradients somebody reads.
+    lines : Lines
+    line_places : dict of Tensor to GradientPlace
+        Two rows, slope and offset, for each gradient that lacks them at first.
+    accumulate_line : set of int
+        Batch norms that add to the line of their input, instead of writing it.
     """
 
     def __init__(
@@ -80,7 +86,8 @@ class Layout:
             node.operator.requirements(images, training, self.dtype, *(x.extent for x in node.inputs))
             for node in self._nodes
         ]
-        self.timeline = Timeline(sharing, recomputed, narrowed)
+        self.lines = Lines(sharing, find_backward_nodes(sharing), self.requirements)
+        self.timeline = Timeline(sharing, recomputed, narrowed, self.lines.added)
         self.wanted = find_influenced(sharing)
         self.numbers = {node.operator: k for k, node in enumerate(self._nodes)}
         self.forward_values: dict[Region, Value] = {}
@@ -92,6 +99,8 @@ class Layout:
         self.recompute_scratch: dict[int, Value] = {}
         self.gradients: dict[Tensor, GradientPlace] = {}
         self.accumulate: dict[int, list[bool]] = {}
+        self.line_places: dict[Tensor, GradientPlace] = {}
+        self.accumulate_line: set[int] = set()
         self._touch_region(sharing.region(graph.input), False, 0)  # the images are there before the first step
         for number, step in enumerate(self.timeline.steps):
             self._live(number, step)
@@ -130,6 +139,7 @@ class Layout:
             else:
                 self.backward_scratch[k] = self._new(need.backward_scratch, number)
                 self._place_gradients(k, number)
+                self._place_lines(k, number)
 
     def _new(self, elements: int, step: int, dtype: np.dtype | None = None) -> Value:
         value = Value(elements * (dtype or self.dtype).itemsize, step, step)
@@ -163,11 +173,12 @@ class Layout:
         dy.value.read_at(step)
         self.accumulate[k] = []
         channel = 0
-        for i, x in enumerate(node.inputs):
+        for i, read in enumerate(node.inputs):
+            x = self.lines.begun.get(read, read)
             self.accumulate[k].append(x in self.gradients)
             if x in self.gradients:
                 self.gradients[x].value.read_at(step)
-            elif x in self.wanted or not node.operator.skips_unwanted:
+            elif read in self.wanted or not node.operator.skips_unwanted:
                 in_place = i == 0 and node.operator.backward_in_place and x.extent == node.output.extent
                 slice_of_dy = GradientPlace(dy.value, dy.channel + channel, dy.ld)
                 fits = x not in self.sharing.contiguous or slice_of_dy.ld == x.channels
@@ -175,7 +186,27 @@ class Layout:
                     self.gradients[x] = slice_of_dy
                 else:
                     self.gradients[x] = self._whole_gradient(x, step)
+            if x in self.gradients:
+                self.gradients[read] = self.gradients[x]
             channel += x.channels
+
+    def _place_lines(self, k: int, step: int) -> None:
+        """Place the line that a batch norm writes, and keep alive those that are read or added to."""
+        node = self._nodes[k]
+        if node.output in self.lines.begun:
+            x = node.inputs[0]
+            if x in self.line_places:
+                self.accumulate_line.add(k)
+                self.line_places[x].value.read_at(step)
+            else:
+                self.line_places[x] = GradientPlace(self._new(2 * x.channels, step), 0, x.channels)
+        if k in self.lines.added:
+            self.line_places[node.output].value.read_at(step)
+        elif k in self.lines.split:
+            value, channel, ld = self.line_places[node.output]
+            for x in node.inputs:
+                self.line_places[x] = GradientPlace(value, channel, ld)
+                channel += x.channels
 
 
 def check_memory_choice(memory: str, storage: str | None, dtype: np.dtype) -> None:

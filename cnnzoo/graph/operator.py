@@ -13,6 +13,7 @@ from cnnzoo.errors import ConfigError
 from cnnzoo.graph.initializers import Initializer
 from cnnzoo.graph.ledger import Pass
 from cnnzoo.graph.tensor import Extent
+from cnnzoo.kernels.batch_norm import add_line
 
 
 @dataclass(frozen=True)
@@ -99,6 +100,8 @@ class Requirements:
         Arrays that forward writes and a later forward step reads, and backward does not.
     forward_scratch, backward_scratch : int
         Elements of the real type that live during one step.
+    begins_batch_norm : bool
+        Backward writes, or adds, to the gradient of the input of the deferred batch norm that it reads.
     """
 
     state: Any = None
@@ -106,6 +109,7 @@ class Requirements:
     lent: dict[str, tuple[int, np.dtype | None]] = field(default_factory=dict)
     forward_scratch: int = 0
     backward_scratch: int = 0
+    begins_batch_norm: bool = False
 
 
 @dataclass
@@ -126,6 +130,10 @@ class Context:
         unless the operator says `skips_unwanted`.
     accumulate : list of bool
         For each input: add to `dx`, since another node has written it, instead of overwriting it.
+    line, dx_line : Matrix
+        Rows slope and offset: what is missing in `dy` is slope y + offset, and the plan adds it; what is missing in the
+        first input's `dx` is slope x + offset, and the node writes it, or adds to it if `accumulate_line`. They have no
+        rows where nothing is missing.
     kept : dict of str to ndarray
         With what is lent, in a forward pass.
     borrowed : dict of Loan to Borrowed
@@ -155,6 +163,9 @@ class Context:
     dx: list[Matrix] = field(default_factory=list)
     wanted: list[bool] = field(default_factory=list)
     accumulate: list[bool] = field(default_factory=list)
+    line: Matrix = NOTHING
+    dx_line: Matrix = NOTHING
+    accumulate_line: bool = False
     accumulate_gradients: bool = False
     random_key: int = 0
 
@@ -236,6 +247,7 @@ class Operator:
         else:
             matrices = [c.dy, *c.dx, *(c.x[i] for i in self.saves_inputs), *[c.y] * self.saves_output]
             matrices += [dx for dx, added_to in zip(c.dx, c.accumulate, strict=True) if added_to]
+            matrices += [c.dy, c.dy, c.y] if c.line.rows else []
             arrays += [*c.gradients.values()] * (1 + c.accumulate_gradients)
         return sum(matrix.nbytes for matrix in matrices) + sum(array.nbytes for array in arrays)
 
@@ -246,6 +258,14 @@ class Operator:
     def recompute(self, c: Context) -> None:
         """Compute c.y from c.x once more, for backward: the same bits, and all else that forward changed stays."""
         self.forward(c)
+
+    def run_backward(self, c: Context) -> None:
+        """Complete c.dy where something is missing, then run `backward`."""
+        if c.line.rows:
+            slope, offset = c.line.values
+            y, dy = c.y, c.dy
+            add_line(y.data, y.ld, slope, offset, dy.data, dy.ld, dy.rows, dy.channels)
+        self.backward(c)
 
     def backward(self, c: Context) -> None:
         """Compute c.dx and c.gradients from c.dy and what was saved; c.dx[i] is added to if c.accumulate[i]."""

@@ -103,8 +103,10 @@ def collect_statistics(graph: Graph) -> Graph:
 def apply_batch_norm_on_load(graph: Graph) -> Graph:
     """Let a convolution apply the batch norm + ReLU that it alone reads while it loads its input.
 
-    The normalized tensor is then never written, read or kept for backward. Convolutions are left out that would
-    normalize every value once a tap: a depthwise one does, but waits for memory, and Winograd's about twice.
+    The normalized tensor is then never written, read or kept for backward; and where the algorithm of the input
+    gradient can, it does the first half of the batch norm's backward before it stores what it has computed.
+    Convolutions are left out that would normalize every value once a tap: a depthwise one does, but waits for memory,
+    and Winograd's about twice.
     """
     consumers = graph.consumers()
     for node in graph.nodes:
@@ -115,7 +117,7 @@ def apply_batch_norm_on_load(graph: Graph) -> Graph:
         if isinstance(reader, Convolution) and _loads_each_value_once(reader, node.output.extent):
             operator.deferred = True
             reader.applies_batch_norm = True
-            reader.borrows = (Loan(operator, "coefficients"),)
+            reader.borrows = Loan(operator, "coefficients"), Loan(operator, "gradient_sums")
     return graph
 
 

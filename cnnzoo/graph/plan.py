@@ -211,7 +211,17 @@ class Plan:
             context.dx = [self.gradient(x) for x in node.inputs]
             context.wanted = [x in layout.wanted for x in node.inputs]
             context.accumulate = layout.accumulate[k]
+            context.accumulate_line = k in layout.accumulate_line
+            if k in layout.lines.added:
+                context.line = self._line(node.output)
+            if node.output in layout.lines.begun:
+                context.dx_line = self._line(node.inputs[0])
         return context
+
+    def _line(self, tensor: Tensor) -> Matrix:
+        """Return what a tensor's gradient lacks, as in `Context`."""
+        value, channel, ld = self._layout.line_places[tensor]
+        return Matrix(self._view(value)[channel:], ld, 2, tensor.channels)
 
     def _view(self, value: Value | None, dtype: np.dtype | None = None) -> np.ndarray:
         dtype = dtype or self._layout.dtype
@@ -239,7 +249,7 @@ class Plan:
 def _run(node: Node, context: Context, direction: Pass, ledger: Ledger | None) -> None:
     """Run one pass of one node, and tell the ledger, if there is one, how long it took."""
     operator = node.operator
-    run = {"forward": operator.forward, "recompute": operator.recompute, "backward": operator.backward}[direction]
+    run = {"forward": operator.forward, "recompute": operator.recompute, "backward": operator.run_backward}[direction]
     if ledger is None:
         run(context)
         return

@@ -33,6 +33,8 @@ class Timeline:
     sharing : Sharing
     recomputed, narrowed : collection of Region
         Those that forward does not keep; none of them is in both.
+    read_again : collection of int
+        Nodes whose backward reads their output, besides what their operators save.
 
     Attributes
     ----------
@@ -44,10 +46,14 @@ class Timeline:
     """
 
     def __init__(
-        self, sharing: Sharing, recomputed: Collection[Region] = frozenset(), narrowed: Collection[Region] = frozenset()
+        self,
+        sharing: Sharing,
+        recomputed: Collection[Region] = frozenset(),
+        narrowed: Collection[Region] = frozenset(),
+        read_again: Collection[int] = frozenset(),
     ):
         self._sharing, self._nodes = sharing, sharing.graph.nodes
-        self._narrowed = narrowed
+        self._narrowed, self._read_again = narrowed, read_again
         self.restored = {*recomputed, *narrowed}
         self.backward_nodes = find_backward_nodes(sharing)
         self._runs_again = schedule_recomputation(sharing, first_reads(sharing, self.backward_nodes), recomputed)
@@ -60,7 +66,11 @@ class Timeline:
         elif step.action == "loss":
             yield self._sharing.region(self._sharing.graph.output), False
         elif step.action == "backward":
-            for region in self._sharing.saved(self._nodes[step.number]):
+            node = self._nodes[step.number]
+            regions = self._sharing.saved(node)
+            if step.number in self._read_again:
+                regions.add(self._sharing.region(node.output))
+            for region in regions:
                 yield region, region in self.restored
         else:
             for tensor in self._operands(step.number):

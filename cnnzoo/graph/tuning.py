@@ -175,10 +175,7 @@ def _bind(
     """Return what runs a pass by an algorithm, with all that comes with it."""
     s, ins, outs = p.shape, p.shape.in_channels, p.shape.out_channels
     x, w, y = operands["x"], operands["w"], operands["y"]
-    prologue = None
-    if p.batch_norm:
-        coefficients = np.ones(2 * ins, p.dtype)
-        prologue = Prologue(SCALE_SHIFT_RELU, coefficients, coefficients, 0)
+    prologue = Prologue(SCALE_SHIFT_RELU, np.ones(2 * ins, p.dtype)) if p.batch_norm else None
     if p.direction == "forward":
         target = aligned_zeros(y.size, p.dtype)
         extras: dict[str, Any] = {"prologue": prologue, "bias": np.ones(outs, p.dtype) if p.bias else None}
@@ -190,4 +187,4 @@ def _bind(
         target = aligned_zeros(x.size, p.dtype)
         return lambda: algorithm.input_gradient(y, outs, w, target, ins, scratch)
     target = aligned_zeros(w.size, p.dtype)
-    return lambda: algorithm.weight_gradient(x, ins, y, outs, target, scratch, x_prologue=prologue)
+    return lambda: algorithm.weight_gradient(x, ins, y, outs, target, scratch, prologue=prologue)

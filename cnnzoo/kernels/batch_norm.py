@@ -11,11 +11,14 @@ y = scale x + shift. With dz the gradient of y (masked where a ReLU follows), th
 2. dgamma = sum dz xhat
 3. dx = gamma inv_std (dz - dbeta / m - xhat dgamma / m)
 
-and with xhat written out, dx = a dz + b x + c a channel, where
+and with xhat written out, dx = scale dz + slope x + offset a channel, where
 
-4. a = gamma inv_std
-5. b = -a inv_std dgamma / m
-6. c = -a dbeta / m - b mean
+4. scale = gamma inv_std
+5. slope = -scale inv_std dgamma / m
+6. offset = -scale dbeta / m - slope mean
+
+The first term is known where dz is made, so that a convolution's input gradient can store it and take the sums 1 and 2
+as it goes. The others can wait: of several batch norms that read x they add up.
 
 Statistics are never E[x^2] - E[x]^2. A block of rows has its mean and M2 = sum (x - mean)^2 taken in two passes, the
 second one in cache; blocks are merged in float64 and in order.
@@ -28,7 +31,18 @@ from numba import prange
 
 from cnnzoo.kernels.blocks import block_count, block_rows, row
 from cnnzoo.kernels.compile import kernel, worker
-from cnnzoo.kernels.simd import add, lanes, load, multiply_add, pointer, positive_part, store, subtract, where_positive
+from cnnzoo.kernels.simd import (
+    add,
+    lanes,
+    load,
+    multiply_add,
+    pointer,
+    positive_part,
+    store,
+    subtract,
+    where_positive,
+    zeros,
+)
 
 
 @worker
@@ -183,13 +197,11 @@ def _backward_sums(
 
 
 @kernel(
-    "void(T[::1], i8, T[::1], i8, T[::1], i8, T[::1], T[::1], T[::1], T[::1], i8, i8, bool_, bool_, T[::1])",
+    "void(T[::1], i8, T[::1], i8, T[::1], i8, T[::1], T[::1], T[::1], i8, i8, bool_, bool_, T[::1])",
     parallel=True,
 )
-def batch_norm_backward_sums(
-    dy, lddy, x, ldx, y, ldy, mean, inv_std, scale, shift, rows, channels, relu, from_output, partials
-):
-    """Write each block's sum of dz and of dz xhat to partials, T[blocks * 2 * channels]; blocks of `block_rows` rows.
+def batch_norm_backward_sums(dy, lddy, x, ldx, y, ldy, scale, shift, mean, rows, channels, relu, from_output, partials):
+    """Write each block's sums of dz and dz (x - mean) to partials, T[blocks * 2 * channels]; blocks of `block_rows`.
 
     dz = dy without `relu`. With it, dz = dy where the output y > 0 if `from_output`, else where x scale + shift > 0;
     then y may be empty.
@@ -204,74 +216,137 @@ def batch_norm_backward_sums(
             pointer(dy), lddy, pointer(x), ldx, pointer(y), ldy, pointer(mean), pointer(scale), pointer(shift),
             first, min(first + size, rows), channels, relu, from_output, pointer(partial), pointer(products),
         )  # fmt: skip
-        # The sums so far are of dz (x - mean).
-        for c in range(channels):
-            products[c] *= inv_std[c]
 
 
-@kernel("void(T[::1], i8, T[::1], T[::1], T[::1], T[::1], T[::1], T[::1], T[::1], T[::1], bool_)", parallel=True)
-def batch_norm_backward_finish(partials, rows, gamma, mean, inv_std, dgamma, dbeta, a, b, c, accumulate):
-    """Add up the blocks of `batch_norm_backward_sums`: write dgamma and dbeta (or add to them), and a, b and c.
+@worker
+def batch_norm_gradient_block(
+    dy, dy_at, lddy, x, x_at, ldx, coefficients, channels, first, count, rows, dx, dx_at, lddx, accumulate,
+    sums, sums_at,
+):  # fmt: skip
+    """dx (+)= scale dz of channels first .. first + count of `channels`; write the sums of dz and of dz (x - mean).
 
-    Each T[channels]; dx = a dz + b x + c, steps 4 to 6 above.
+    dz = dy where x scale + shift > 0, else 0. dy, x and dx are `rows` rows from ``dy[dy_at]``, ``x[x_at]`` and
+    ``dx[dx_at]`` on, the first of the channels there; coefficients are [scale, shift, mean][channels], and the sums go
+    to ``sums[sums_at + first]`` and ``sums[sums_at + channels + first]``.
     """
-    channels = gamma.size
-    blocks = block_count(rows, block_rows(channels))
-    for group in prange(block_count(channels, CHANNEL_BLOCK)):
+    at_sum, at_product = sums_at + first, sums_at + channels + first
+    for c in range(count):
+        sums[at_sum + c] = 0
+        sums[at_product + c] = 0
+    pdy, px, pdx, p, ps = pointer(dy), pointer(x), pointer(dx), pointer(coefficients), pointer(sums)
+    for r in range(rows):
+        for c in range(0, count, lanes(pdx)):
+            n, at = count - c, first + c
+            value, scale = load(px, x_at + r * ldx + c, n), load(p, at, n)
+            z = multiply_add(value, scale, load(p, channels + at, n))
+            dz = where_positive(z, load(pdy, dy_at + r * lddy + c, n))
+            centered = subtract(value, load(p, 2 * channels + at, n))
+            store(ps, at_sum + c, n, add(load(ps, at_sum + c, n), dz))
+            store(ps, at_product + c, n, multiply_add(dz, centered, load(ps, at_product + c, n)))
+            to = dx_at + r * lddx + c
+            base = load(pdx, to, n) if accumulate else zeros(pdx)
+            store(pdx, to, n, multiply_add(scale, dz, base))
+
+
+@worker
+def _add_sums(partials, ld, blocks, sums):
+    sums[:] = 0
+    for block in range(blocks):
+        part = row(partials, ld, block, sums.size)
+        for c in range(sums.size):
+            sums[c] += part[c]
+
+
+@kernel("void(T[::1], i8, f8[::1])", parallel=True)
+def merge_gradient_sums(partials, blocks, sums):
+    """sums[2 * channels] = those of all blocks, in order, that `batch_norm_backward_sums` or an epilogue wrote."""
+    for group in prange(block_count(sums.size, CHANNEL_BLOCK)):
         first = np.int64(group) * CHANNEL_BLOCK
-        for j in range(first, min(first + CHANNEL_BLOCK, channels)):
-            sum_dz, sum_dz_xhat = 0.0, 0.0
-            for block in range(blocks):
-                sum_dz += partials[block * 2 * channels + j]
-                sum_dz_xhat += partials[block * 2 * channels + channels + j]
-            dbeta[j] = dbeta[j] + sum_dz if accumulate else sum_dz
-            dgamma[j] = dgamma[j] + sum_dz_xhat if accumulate else sum_dz_xhat
-            slope = np.float64(gamma[j]) * inv_std[j]
-            of_x = -slope * inv_std[j] * sum_dz_xhat / rows
-            a[j] = slope
-            b[j] = of_x
-            c[j] = -slope * sum_dz / rows - of_x * mean[j]
+        _add_sums(partials[first:], sums.size, blocks, sums[first : min(first + CHANNEL_BLOCK, sums.size)])
+
+
+@kernel("void(f8[::1], T[::1], T[::1], T[::1], bool_)")
+def batch_norm_backward_finish(sums, inv_std, dgamma, dbeta, accumulate):
+    """Write dgamma and dbeta, T[channels], from the sums of dz and of dz (x - mean), or add to them."""
+    channels = dgamma.size
+    for c in range(channels):
+        sum_dz_xhat = sums[channels + c] * inv_std[c]
+        dbeta[c] = dbeta[c] + sums[c] if accumulate else sums[c]
+        dgamma[c] = dgamma[c] + sum_dz_xhat if accumulate else sum_dz_xhat
+
+
+@kernel("void(f8[::1], i8, T[::1], T[::1], T[::1], T[::1], T[::1], bool_)")
+def find_line(sums, rows, scale, mean, inv_std, slope, offset, accumulate):
+    """Write slope and offset, T[channels], from the sums of dz and of dz (x - mean) over `rows`, or add to them.
+
+    dx = scale dz + slope x + offset, steps 3 to 6 above.
+    """
+    channels = scale.size
+    for c in range(channels):
+        wide = np.float64(scale[c])
+        of_x = -wide * inv_std[c] * inv_std[c] * sums[channels + c] / rows
+        rest = -wide * sums[c] / rows - of_x * mean[c]
+        slope[c] = slope[c] + of_x if accumulate else of_x
+        offset[c] = offset[c] + rest if accumulate else rest
+
+
+@worker
+def _add_line(x, ldx, slope, offset, y, ldy, first, last, channels):
+    for r in range(first, last):
+        for c in range(0, channels, lanes(y)):
+            n = channels - c
+            value = multiply_add(load(slope, c, n), load(x, r * ldx + c, n), load(offset, c, n))
+            store(y, r * ldy + c, n, add(load(y, r * ldy + c, n), value))
+
+
+@kernel("void(T[::1], i8, T[::1], T[::1], T[::1], i8, i8, i8)", parallel=True)
+def add_line(x, ldx, slope, offset, y, ldy, rows, channels):
+    """y += slope x + offset, slope and offset T[channels]: what was left out of the gradient y of x."""
+    size = block_rows(channels)
+    for block in prange(block_count(rows, size)):
+        first = np.int64(block) * size
+        last = min(first + size, rows)
+        _add_line(pointer(x), ldx, pointer(slope), pointer(offset), pointer(y), ldy, first, last, channels)
 
 
 @worker
 def _backward_rows(
-    dy, lddy, x, ldx, y, ldy, scale, shift, a, b, c, dx, lddx, dresidual, lddr, first, last, channels, relu,
+    dy, lddy, x, ldx, y, ldy, scale, shift, slope, offset, dx, lddx, dresidual, lddr, first, last, channels, relu,
     from_output, accumulate, residual_kind,
 ):  # fmt: skip
     for r in range(first, last):
-        for j in range(0, channels, lanes(dx)):
-            n = channels - j
-            dz = _masked(dy, r * lddy, x, r * ldx, y, r * ldy, scale, shift, j, n, relu, from_output)
+        for c in range(0, channels, lanes(dx)):
+            n = channels - c
+            dz = _masked(dy, r * lddy, x, r * ldx, y, r * ldy, scale, shift, c, n, relu, from_output)
             if residual_kind == 1:
-                store(dresidual, r * lddr + j, n, dz)
+                store(dresidual, r * lddr + c, n, dz)
             elif residual_kind == 2:
-                store(dresidual, r * lddr + j, n, add(load(dresidual, r * lddr + j, n), dz))
-            value = multiply_add(load(b, j, n), load(x, r * ldx + j, n), load(c, j, n))
-            value = multiply_add(load(a, j, n), dz, value)
+                store(dresidual, r * lddr + c, n, add(load(dresidual, r * lddr + c, n), dz))
+            value = multiply_add(load(slope, c, n), load(x, r * ldx + c, n), load(offset, c, n))
+            value = multiply_add(load(scale, c, n), dz, value)
             if accumulate:
-                value = add(load(dx, r * lddx + j, n), value)
-            store(dx, r * lddx + j, n, value)
+                value = add(load(dx, r * lddx + c, n), value)
+            store(dx, r * lddx + c, n, value)
 
 
 @kernel(
-    "void(T[::1], i8, T[::1], i8, T[::1], i8, T[::1], T[::1], T[::1], T[::1], T[::1], T[::1], i8, T[::1], i8,"
+    "void(T[::1], i8, T[::1], i8, T[::1], i8, T[::1], T[::1], T[::1], T[::1], T[::1], i8, T[::1], i8,"
     " i8, i8, bool_, bool_, bool_, i8)",
     parallel=True,
 )
 def batch_norm_backward(
-    dy, lddy, x, ldx, y, ldy, scale, shift, a, b, c, dx, lddx, dresidual, lddr, rows, channels, relu, from_output,
+    dy, lddy, x, ldx, y, ldy, scale, shift, slope, offset, dx, lddx, dresidual, lddr, rows, channels, relu, from_output,
     accumulate, residual_kind,
 ):  # fmt: skip
-    """dx = a dz + b x + c, or dx += it if `accumulate`; dz as in `batch_norm_backward_sums`. dx may be dy.
+    """dx = scale dz + slope x + offset, or dx += it if `accumulate`; dz as in `batch_norm_backward_sums`. dx may be dy.
 
-    residual_kind 0: there is no residual, and dresidual may be empty; 1: dresidual = dz; 2: dresidual += dz. With
-    frozen statistics dx = scale dz: a = scale, b = c = 0.
+    residual_kind 0: there is no residual, and dresidual may be empty; 1: dresidual = dz; 2: dresidual += dz.
     """
     size = block_rows(channels)
     for block in prange(block_count(rows, size)):
         first = np.int64(block) * size
         _backward_rows(
-            pointer(dy), lddy, pointer(x), ldx, pointer(y), ldy, pointer(scale), pointer(shift), pointer(a),
-            pointer(b), pointer(c), pointer(dx), lddx, pointer(dresidual), lddr, first, min(first + size, rows),
+            pointer(dy), lddy, pointer(x), ldx, pointer(y), ldy, pointer(scale), pointer(shift), pointer(slope),
+            pointer(offset), pointer(dx), lddx, pointer(dresidual), lddr, first, min(first + size, rows),
             channels, relu, from_output, accumulate, residual_kind,
         )  # fmt: skip

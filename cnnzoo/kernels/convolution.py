@@ -4,9 +4,8 @@ Activations are pixel matrices (NHWC rows with a leading dimension). Weights are
 contiguous, so that one tap is the [in, out] matrix that multiplies a pixel. An algorithm has three passes::
 
     forward           y (+)= correlate(P(x), w) + b         P: a batch norm + ReLU of x applied on load, or nothing
-    input_gradient    dx (+)= adjoint of forward in x       of Q(dy)
-    weight_gradient   dw (+)= adjoint of forward in w       of P(x) and Q(dy)
-                                                            Q: the backward of a batch norm + ReLU on load, or nothing
+    input_gradient    dx (+)= Q(adjoint of forward in x)    Q: the first half of P's backward, or nothing
+    weight_gradient   dw (+)= adjoint of forward in w       of P(x) and dy
 
 and forward may collect the batch-norm partial sums of its output while it lies in cache. Padding is zero after P.
 """
@@ -16,7 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-PLAIN, SCALE_SHIFT_RELU, GRADIENT, GRADIENT_RELU = range(4)
+PLAIN, SCALE_SHIFT_RELU, SCALE_MASKED = range(3)  # nothing, a prologue, an epilogue
 
 
 class Prologue(NamedTuple):
@@ -25,26 +24,51 @@ class Prologue(NamedTuple):
     Attributes
     ----------
     kind : int
-        `PLAIN`; `SCALE_SHIFT_RELU`: max(0, scale * x + shift); `GRADIENT`: a * dy + b * z + c; `GRADIENT_RELU`: the
-        same with dy zero where scale * z + shift <= 0.
+        `PLAIN`; `SCALE_SHIFT_RELU`: max(0, scale * x + shift).
     coefficients : ndarray
-        Rows scale, shift, a, b, c of `channels` values each, flat; the first two alone for `SCALE_SHIFT_RELU`.
-    z : ndarray
-        The batch norm's input, for the gradients: a pixel matrix of the same rows.
-    ldz : int
-        The leading dimension of `z`.
+        Rows scale and shift of `channels` values each, flat; more may follow.
     """
 
     kind: int
     coefficients: np.ndarray
-    z: np.ndarray
-    ldz: int
+
+
+class Epilogue(NamedTuple):
+    """What is applied to an input gradient before it is stored: as much of a batch norm's backward as is known there.
+
+    Of dx, what is stored is scale * dz with dz = dx where scale * x + shift > 0 and 0 elsewhere; what depends on the
+    sums of dz is added later (`cnnzoo.kernels.batch_norm`, steps 3 to 6).
+
+    Attributes
+    ----------
+    kind : int
+        `PLAIN` or `SCALE_MASKED`.
+    coefficients : ndarray
+        Rows scale, shift and mean of `channels` values each, flat.
+    x : ndarray
+        The batch norm's input, a pixel matrix of dx's rows.
+    ldx : int
+        The leading dimension of `x`.
+    sums : ndarray
+        [ceil(rows / gradient_rows)][sum of dz, sum of dz (x - mean)][channels], written.
+    """
+
+    kind: int
+    coefficients: np.ndarray
+    x: np.ndarray
+    ldx: int
+    sums: np.ndarray
 
 
 def plain(dtype: np.dtype) -> Prologue:
     """Return the prologue that does nothing."""
+    return Prologue(PLAIN, np.empty(0, dtype))
+
+
+def plain_epilogue(dtype: np.dtype) -> Epilogue:
+    """Return the epilogue that does nothing."""
     nothing = np.empty(0, dtype)
-    return Prologue(PLAIN, nothing, nothing, 0)
+    return Epilogue(PLAIN, nothing, nothing, 0, nothing)
 
 
 @dataclass(frozen=True)

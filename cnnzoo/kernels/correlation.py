@@ -3,15 +3,16 @@
 import numpy as np
 from numba import get_thread_id, prange
 
-from cnnzoo.kernels.batch_norm import block_statistics
+from cnnzoo.kernels.batch_norm import batch_norm_gradient_block, block_statistics
 from cnnzoo.kernels.blocks import block_count, padded_ld
 from cnnzoo.kernels.compile import kernel, worker
-from cnnzoo.kernels.convolution import GRADIENT_RELU, PLAIN, SCALE_SHIFT_RELU
+from cnnzoo.kernels.convolution import SCALE_MASKED, SCALE_SHIFT_RELU
 from cnnzoo.kernels.gemm import multiply_block, pack_columns, pack_rows, pack_taps, pack_tasks
-from cnnzoo.kernels.simd import add, lanes, load, multiply_add, pointer, positive_part, store, where_positive
+from cnnzoo.kernels.simd import add, lanes, load, multiply_add, pointer, positive_part, store
 from cnnzoo.kernels.vectors import copy_run, panel_width, zero_run
 
 ROW_BLOCK = 96  # the most pixels of a block; a multiple of every TILE_ROWS
+EPILOGUE_COLUMNS = 128  # columns multiplied before an epilogue takes them: ROW_BLOCK x so many float32 are 48 KiB
 DEPTH_BLOCK = 512  # ROW_BLOCK x DEPTH_BLOCK float32 is 192 KiB, within every second-level cache
 
 # A correlation's geometry travels as one int64 array; these are its fields. The grid is the set of positions that are
@@ -25,26 +26,13 @@ GEOMETRY_FIELDS = 15  # the taps' offsets follow: row and column of each
 
 
 @worker
-def transform_run(kind, x, x_at, coefficients, channels, first, count, z, z_at, y, y_at):
-    """Apply a prologue to channels first .. first + count of one pixel, of `channels` in all."""
-    px, pz, py, scale = pointer(x), pointer(z), pointer(y), pointer(coefficients)
+def transform_run(x, x_at, coefficients, channels, first, count, y, y_at):
+    """y = max(0, scale x + shift) for channels first .. first + count of one pixel, of `channels` in all."""
+    px, py, scale = pointer(x), pointer(y), pointer(coefficients)
     for c in range(0, count, lanes(py)):
         n, at = count - c, first + c
-        value = load(px, x_at + c, n)
-        if kind == SCALE_SHIFT_RELU:
-            value = positive_part(multiply_add(value, load(scale, at, n), load(scale, at + channels, n)))
-        else:
-            normalized = load(pz, z_at + c, n)
-            if kind == GRADIENT_RELU:
-                preactivation = multiply_add(normalized, load(scale, at, n), load(scale, at + channels, n))
-                value = where_positive(preactivation, value)
-            a, b, constant = (
-                load(scale, at + 2 * channels, n),
-                load(scale, at + 3 * channels, n),
-                load(scale, at + 4 * channels, n),
-            )
-            value = multiply_add(a, value, multiply_add(b, normalized, constant))
-        store(py, y_at + c, n, value)
+        value = multiply_add(load(px, x_at + c, n), load(scale, at, n), load(scale, at + channels, n))
+        store(py, y_at + c, n, positive_part(value))
 
 
 @worker
@@ -57,7 +45,7 @@ def add_run(x, x_at, y, y_at, count):
 
 
 @worker
-def gather_block(g, first, count, k_from, k_to, x, ldx, kind, coefficients, z, ldz, out, out_at, ld):
+def gather_block(g, first, count, k_from, k_to, x, ldx, kind, coefficients, out, out_at, ld):
     """Write columns k_from .. k_to of the im2col rows of grid positions first .. first + count, `ld` apart."""
     height, width, channels = g[SOURCE_HEIGHT], g[SOURCE_WIDTH], g[CHANNELS]
     grid_height, grid_width, step = g[GRID_HEIGHT], g[GRID_WIDTH], g[STEP]
@@ -73,11 +61,10 @@ def gather_block(g, first, count, k_from, k_to, x, ldx, kind, coefficients, z, l
             pixel = (image * height + h) * width + w
             if h < 0 or h >= height or w < 0 or w >= width:
                 zero_run(out, to, run)
-            elif kind == PLAIN:
-                copy_run(x, pixel * ldx + low, out, to, run)
+            elif kind == SCALE_SHIFT_RELU:
+                transform_run(x, pixel * ldx + low, coefficients, channels, low, run, out, to)
             else:
-                at, z_at = pixel * ldx + low, pixel * ldz + low
-                transform_run(kind, x, at, coefficients, channels, low, run, z, z_at, out, to)
+                copy_run(x, pixel * ldx + low, out, to, run)
             to += ld
             j += 1
             if j == grid_width:
@@ -120,13 +107,13 @@ def is_pixel_matrix_product(g, itemsize, ldx, kind):
     """Tell whether the source rows serve as im2col rows: 1x1, stride 1, nothing applied, no cache-set conflicts."""
     same_grid = g[SOURCE_HEIGHT] == g[GRID_HEIGHT] and g[SOURCE_WIDTH] == g[GRID_WIDTH]
     one_tap = g[TAPS] == 1 and g[GEOMETRY_FIELDS] == 0 and g[GEOMETRY_FIELDS + 1] == 0
-    return kind == PLAIN and g[STEP] == 1 and one_tap and same_grid and ldx * itemsize % 4096 != 0
+    return kind != SCALE_SHIFT_RELU and g[STEP] == 1 and one_tap and same_grid and ldx * itemsize % 4096 != 0
 
 
 @worker
 def _correlate_block(
     g, block, column, columns, x, ldx, w, taps, transposed, panels, kind, coefficients, z, ldz,
-    y, ldy, accumulate, bias, statistics, scratch, scratch_at,
+    y, ldy, accumulate, bias, sums, scratch, scratch_at,
 ):  # fmt: skip
     first = block * g[ROWS]
     count = min(g[ROWS], g[IMAGES] * g[GRID_HEIGHT] * g[GRID_WIDTH] - first)
@@ -134,7 +121,7 @@ def _correlate_block(
     width = panel_width(x)
     segment = block_count(depth, max(1, block_count(depth, DEPTH_BLOCK)))
     ld = padded_ld(segment)
-    direct = g[TARGET_STEP] == 1
+    direct = g[TARGET_STEP] == 1 and kind != SCALE_MASKED
     out, out_at, ldo, add = y, first * ldy + column, ldy, accumulate
     if not direct:
         out, out_at, ldo, add = scratch, scratch_at + ROW_BLOCK * ld, padded_ld(columns), False
@@ -153,13 +140,20 @@ def _correlate_block(
                 pack_rows(d, columns, w, taps[0] + k * g[COLUMNS] + column, g[COLUMNS], b, panels_at, panel_stride)
         a, a_at, lda = x, first * ldx + k, ldx
         if not in_place:
-            gather_block(g, first, count, k, k + d, x, ldx, kind, coefficients, z, ldz, scratch, scratch_at, ld)
+            gather_block(g, first, count, k, k + d, x, ldx, kind, coefficients, scratch, scratch_at, ld)
             a, a_at, lda = scratch, scratch_at, ld
         multiply_block(count, columns, d, a, a_at, lda, 1, b, panels_at, panel_stride, out, out_at, ldo, add)
         add = True
-    if not direct:
+    sums_at = block * 2 * g[COLUMNS]
+    if kind == SCALE_MASKED:
+        batch_norm_gradient_block(
+            out, out_at, ldo, z, first * ldz + column, ldz, coefficients, g[COLUMNS], column, columns, count,
+            y, first * ldy + column, ldy, accumulate, sums, sums_at,
+        )  # fmt: skip
+    elif not direct:
         _scatter_block(g, first, count, column, columns, out, out_at, ldo, y, ldy, accumulate)
-    finish_rows(y, ldy, first, count, column, columns, bias, statistics, block, g[COLUMNS])
+    if kind != SCALE_MASKED:
+        finish_rows(y, ldy, first, count, column, columns, bias, sums, block, g[COLUMNS])
 
 
 @kernel(
@@ -169,16 +163,19 @@ def _correlate_block(
 )
 def correlate(
     g, x, ldx, kind, coefficients, z, ldz, w, taps, transposed, panels, group,
-    y, ldy, accumulate, bias, statistics, scratch, scratch_stride,
+    y, ldy, accumulate, bias, sums, scratch, scratch_stride,
 ):  # fmt: skip
-    """y (+)= the correlation of prologue(x) with the weights, at the grid positions of geometry `g`; see above.
+    """y (+)= the correlation of x with the weights, at the grid positions of geometry `g`; see above.
+
+    `kind` says to what `coefficients` apply: to x, a prologue, or to the correlation, an epilogue with `z` the batch
+    norm's input; the latter takes a TARGET_STEP of 1 and no bias.
 
     Tap t of the weights begins at ``w[taps[t]]``: a matrix [channels, columns], or [columns, channels] if `transposed`.
     All are packed into `panels` first, in tasks of their own. If `panels` is empty, each task packs what it multiplies
     of the only tap: where few tasks share a panel, it costs less than to get it from another core.
 
-    Tasks are blocks of ROWS positions by `group` columns, a multiple of the panel width. `bias` and
-    `statistics` may be empty; the latter are [blocks][mean, M2][columns]. `scratch` holds `scratch_stride` elements a
+    Tasks are blocks of ROWS positions by `group` columns, a multiple of the panel width. `bias` and `sums` may be
+    empty; the latter are [blocks][mean, M2][columns], or the epilogue's. `scratch` holds `scratch_stride` elements a
     thread.
     """
     blocks = block_count(g[IMAGES] * g[GRID_HEIGHT] * g[GRID_WIDTH], g[ROWS])
@@ -188,41 +185,34 @@ def correlate(
     for item in prange(blocks * groups):
         # Neighboring tasks differ in their rows: a short last block then falls to all threads alike.
         block, column = np.int64(item) % blocks, np.int64(item) // blocks * group
-        _correlate_block(
-            g, block, column, min(group, g[COLUMNS] - column), x, ldx, w, taps, transposed, panels,
-            kind, coefficients, z, ldz, y, ldy, accumulate, bias, statistics, scratch,
-            np.int64(get_thread_id()) * scratch_stride,
-        )  # fmt: skip
+        last = min(column + group, g[COLUMNS])
+        step = min(group, EPILOGUE_COLUMNS) if kind == SCALE_MASKED else group
+        for j in range(column, last, step):
+            _correlate_block(
+                g, block, j, min(step, last - j), x, ldx, w, taps, transposed, panels, kind, coefficients, z, ldz,
+                y, ldy, accumulate, bias, sums, scratch, np.int64(get_thread_id()) * scratch_stride,
+            )  # fmt: skip
 
 
 @worker
 def _weight_gradient_block(
     g, k_from, rows, column, columns, first_chunk, last_chunk, x, ldx, kind, coefficients,
-    dy, lddy, dy_kind, dy_coefficients, z, ldz, out, out_at, add, scratch, scratch_at,
+    dy, lddy, out, out_at, add, scratch, scratch_at,
 ):  # fmt: skip
     """out[rows, columns] (+)= im2col(x)' dy over the chunks first_chunk .. last_chunk of grid positions."""
     positions = g[IMAGES] * g[GRID_HEIGHT] * g[GRID_WIDTH]
     width = panel_width(x)
-    ld, ld_rows = padded_ld(rows), padded_ld(columns)
+    ld = padded_ld(rows)
     panels_at = scratch_at + ROW_BLOCK * ld
-    rows_at = panels_at + block_count(columns, width) * width * ROW_BLOCK
     in_place = is_pixel_matrix_product(g, x.itemsize, ldx, kind)
     for chunk in range(first_chunk, last_chunk):
         first = chunk * g[ROWS]
         count = min(g[ROWS], positions - first)
-        if dy_kind == PLAIN:
-            pack_rows(count, columns, dy, first * lddy + column, lddy, scratch, panels_at, ROW_BLOCK * width)
-        else:
-            for r in range(count):
-                at, z_at, to = (first + r) * lddy + column, (first + r) * ldz + column, rows_at + r * ld_rows
-                transform_run(
-                    dy_kind, dy, at, dy_coefficients, g[COLUMNS], column, columns, z, z_at, scratch, to
-                )  # fmt: skip
-            pack_rows(count, columns, scratch, rows_at, ld_rows, scratch, panels_at, ROW_BLOCK * width)
+        pack_rows(count, columns, dy, first * lddy + column, lddy, scratch, panels_at, ROW_BLOCK * width)
         a, a_at, lda = x, first * ldx + k_from, ldx
         if not in_place:
             k_to = k_from + rows
-            gather_block(g, first, count, k_from, k_to, x, ldx, kind, coefficients, z, ldz, scratch, scratch_at, ld)
+            gather_block(g, first, count, k_from, k_to, x, ldx, kind, coefficients, scratch, scratch_at, ld)
             a, a_at, lda = scratch, scratch_at, ld
         panel_stride, ldo = ROW_BLOCK * width, g[COLUMNS]
         multiply_block(rows, columns, count, a, a_at, 1, lda, scratch, panels_at, panel_stride, out, out_at, ldo, add)
@@ -230,12 +220,10 @@ def _weight_gradient_block(
 
 
 @kernel(
-    "void(i8[::1], T[::1], i8, i8, T[::1], T[::1], i8, i8, T[::1], T[::1], i8, "
-    "T[::1], bool_, i8, i8, i8, T[::1], T[::1], i8)",
-    parallel=True,
+    "void(i8[::1], T[::1], i8, i8, T[::1], T[::1], i8, T[::1], bool_, i8, i8, i8, T[::1], T[::1], i8)", parallel=True
 )
 def correlate_weights(
-    g, x, ldx, kind, coefficients, dy, lddy, dy_kind, dy_coefficients, z, ldz,
+    g, x, ldx, kind, coefficients, dy, lddy,
     dw, accumulate, row_block, column_block, slots, slot_sums, scratch, scratch_stride,
 ):  # fmt: skip
     """dw (+)= the gradient of the weights of a correlation with geometry `g`.
@@ -254,7 +242,7 @@ def correlate_weights(
         _weight_gradient_block(
             g, k, min(row_block, depth - k), column, min(column_block, all_columns - column),
             slot * chunks // slots, (slot + 1) * chunks // slots, x, ldx, kind, coefficients,
-            dy, lddy, dy_kind, dy_coefficients, z, ldz, out, (slot * depth + k) * all_columns + column,
+            dy, lddy, out, (slot * depth + k) * all_columns + column,
             accumulate and slots == 1, scratch, np.int64(get_thread_id()) * scratch_stride,
         )  # fmt: skip
 

@@ -42,7 +42,7 @@ def _gather_images(pixels, first, count, x, ldx, channel, channels, kind, coeffi
             if kind == PLAIN:
                 copy_run(x, at, out, to, channels)
             else:
-                transform_run(kind, x, at, coefficients, all_channels, channel, channels, x, at, out, to)
+                transform_run(x, at, coefficients, all_channels, channel, channels, out, to)
 
 
 @worker
@@ -165,6 +165,7 @@ class Dense:
     """
 
     name = "dense"
+    gradient_rows = None
 
     @staticmethod
     def refusal(shape: ConvolutionShape) -> str | None:
@@ -239,16 +240,15 @@ class Dense:
         on_x = prologue or self._plain
         self._correlate("forward", self._forward, x, ldx, on_x, w, y, ldy, accumulate, bias, statistics, scratch)
 
-    def input_gradient(self, dy, lddy, w, dx, lddx, scratch, prologue=None, accumulate=False):
-        """dx (+)= the adjoint of `forward` in x, applied to dy, which takes no prologue."""
-        assert prologue is None
+    def input_gradient(self, dy, lddy, w, dx, lddx, scratch, epilogue=None, accumulate=False):
+        """dx (+)= the adjoint of `forward` in x, applied to dy; it takes no epilogue."""
+        assert epilogue is None
         nothing, name = self._nothing, "input_gradient"
         self._correlate(name, self._gradient, dy, lddy, self._plain, w, dx, lddx, accumulate, nothing, nothing, scratch)
 
-    def weight_gradient(self, x, ldx, dy, lddy, dw, scratch, x_prologue=None, dy_prologue=None, accumulate=False):
-        """dw (+)= the adjoint of `forward` in w, from x_prologue(x) and dy, which takes no prologue."""
-        assert dy_prologue is None
-        on_x = x_prologue or self._plain
+    def weight_gradient(self, x, ldx, dy, lddy, dw, scratch, prologue=None, accumulate=False):
+        """dw (+)= the adjoint of `forward` in w, from prologue(x) and dy."""
+        on_x = prologue or self._plain
         correlate_position_weights(
             self._forward, x, ldx, on_x.kind, on_x.coefficients, dy, lddy, dw, accumulate,
             scratch, self._scratch["weight_gradient"],

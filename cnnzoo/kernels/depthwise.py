@@ -57,9 +57,12 @@ class DepthwiseConvolution:
         Elements of `dtype` that each pass ("forward", "input_gradient", "weight_gradient") needs as `scratch`.
     statistics_rows : int
         Output pixels in a block of the batch-norm partial sums that `forward` collects.
+    gradient_rows : None
+        `input_gradient` takes no epilogue.
     """
 
     name = "depthwise"
+    gradient_rows = None
 
     @staticmethod
     def refusal(shape: ConvolutionShape) -> str | None:
@@ -103,16 +106,17 @@ class DepthwiseConvolution:
             w, bias, y, ldy, accumulate, statistics,
         )  # fmt: skip
 
-    def input_gradient(self, dy, lddy, w, dx, lddx, scratch, accumulate=False):
-        """dx (+)= the adjoint of `forward` in x, applied to dy."""
+    def input_gradient(self, dy, lddy, w, dx, lddx, scratch, epilogue=None, accumulate=False):
+        """dx (+)= the adjoint of `forward` in x, applied to dy; it takes no epilogue."""
+        assert epilogue is None
         depthwise_correlate(
             self._input_gradient, self.shape.images, self.shape.in_channels, dy, lddy, False, self._nothing,
             w, self._nothing, dx, lddx, accumulate, self._nothing,
         )  # fmt: skip
 
-    def weight_gradient(self, x, ldx, dy, lddy, dw, scratch, x_prologue=None, accumulate=False):
-        """dw (+)= the adjoint of `forward` in w, from x_prologue(x) and dy."""
-        on_x = x_prologue or self._plain
+    def weight_gradient(self, x, ldx, dy, lddy, dw, scratch, prologue=None, accumulate=False):
+        """dw (+)= the adjoint of `forward` in w, from prologue(x) and dy."""
+        on_x = prologue or self._plain
         in_slots = self._slots > 1
         depthwise_weight_gradient(
             self._forward, self.shape.images, self.shape.in_channels, x, ldx, on_x.kind != PLAIN, on_x.coefficients,

@@ -22,7 +22,7 @@ import numba
 import numpy as np
 
 from cnnzoo.kernels.blocks import block_count, padded_ld
-from cnnzoo.kernels.convolution import ConvolutionShape, plain
+from cnnzoo.kernels.convolution import ConvolutionShape, plain, plain_epilogue
 from cnnzoo.kernels.correlation import DEPTH_BLOCK, ROW_BLOCK, add_slots, correlate, correlate_weights
 from cnnzoo.kernels.costs import (
     COST_LANES,
@@ -152,6 +152,8 @@ class Im2col:
         Elements of `dtype` that each pass ("forward", "input_gradient", "weight_gradient") needs as `scratch`.
     statistics_rows : int
         Output pixels in a block of the batch-norm partial sums that `forward` collects.
+    gradient_rows : int or None
+        Input pixels in a block of the sums that an epilogue of `input_gradient` collects; None if it takes none.
     """
 
     name = "im2col"
@@ -187,8 +189,9 @@ class Im2col:
         self._forward = _forward_correlation(shape, self.dtype.itemsize)
         self._gradients = _gradient_correlations(shape, self.dtype.itemsize)
         self._nothing = np.empty(0, self.dtype)
-        self._plain = plain(self.dtype)
+        self._plain, self._plain_epilogue = plain(self.dtype), plain_epilogue(self.dtype)
         self.statistics_rows = self._forward.rows
+        self.gradient_rows = self._gradients[0].rows if shape.stride == 1 else None
         self._plan_weight_gradient()
         self.scratch_sizes = {
             "forward": self._forward.panels + self._threads * self._forward.scratch,
@@ -217,32 +220,36 @@ class Im2col:
             [ceil(out_pixels / statistics_rows)][mean, M2][out_channels], written.
         """
         bias = self._nothing if bias is None else bias
-        self._correlate(self._forward, False, x, ldx, w, y, ldy, scratch, prologue, accumulate, bias, statistics)
+        sums = self._nothing if statistics is None else statistics
+        fused = *(prologue or self._plain), self._nothing, 0
+        self._correlate(self._forward, False, x, ldx, w, y, ldy, scratch, fused, accumulate, bias, sums)
 
-    def input_gradient(self, dy, lddy, w, dx, lddx, scratch, prologue=None, accumulate=False):
-        """dx (+)= the adjoint of `forward` in x, applied to prologue(dy); `prologue` is of a gradient kind."""
+    def input_gradient(self, dy, lddy, w, dx, lddx, scratch, epilogue=None, accumulate=False):
+        """dx (+)= epilogue(the adjoint of `forward` in x, applied to dy).
+
+        `epilogue` is an `Epilogue` or None; none is taken where `gradient_rows` is None.
+        """
+        assert epilogue is None or self.gradient_rows is not None
+        *fused, sums = epilogue or self._plain_epilogue
         for phase in self._gradients:
-            self._correlate(phase, True, dy, lddy, w, dx, lddx, scratch, prologue, accumulate, self._nothing, None)
+            self._correlate(phase, True, dy, lddy, w, dx, lddx, scratch, fused, accumulate, self._nothing, sums)
 
-    def weight_gradient(self, x, ldx, dy, lddy, dw, scratch, x_prologue=None, dy_prologue=None, accumulate=False):
-        """dw (+)= the adjoint of `forward` in w, from x_prologue(x) and dy_prologue(dy)."""
-        on_x, on_dy = x_prologue or self._plain, dy_prologue or self._plain
+    def weight_gradient(self, x, ldx, dy, lddy, dw, scratch, prologue=None, accumulate=False):
+        """dw (+)= the adjoint of `forward` in w, from prologue(x) and dy."""
+        on_x = prologue or self._plain
         slot_sums, per_thread = self._split(scratch, self._slot_size)
         correlate_weights(
-            self._forward.geometry, x, ldx, on_x.kind, on_x.coefficients, dy, lddy, *on_dy, dw, accumulate,
+            self._forward.geometry, x, ldx, *on_x, dy, lddy, dw, accumulate,
             self._row_block, self._column_block, self._slots, slot_sums, per_thread, self._weight_scratch,
         )  # fmt: skip
         if self._slots > 1:
             add_slots(slot_sums, self._slots, dw.size, dw, accumulate)
 
-    def _correlate(
-        self, c: _Correlation, transposed, x, ldx, w, y, ldy, scratch, prologue, accumulate, bias, statistics
-    ):
+    def _correlate(self, c: _Correlation, transposed, x, ldx, w, y, ldy, scratch, fused, accumulate, bias, sums):
         panels, per_thread = self._split(scratch, c.panels)
-        statistics = self._nothing if statistics is None else statistics
         correlate(
-            c.geometry, x, ldx, *(prologue or self._plain), w, c.taps, transposed, panels, c.group,
-            y, ldy, accumulate, bias, statistics, per_thread, c.scratch,
+            c.geometry, x, ldx, *fused, w, c.taps, transposed, panels, c.group,
+            y, ldy, accumulate, bias, sums, per_thread, c.scratch,
         )  # fmt: skip
 
     def _split(self, scratch: np.ndarray, shared: int) -> tuple[np.ndarray, np.ndarray]:
@@ -264,5 +271,4 @@ class Im2col:
         blocks = row_blocks * block_count(columns, self._column_block)
         self._slots = min(chunks, block_count(MINIMUM_TASKS, blocks)) if in_slots else 1
         self._slot_size = self._slots * rows * columns if self._slots > 1 else 0
-        block = padded_ld(self._row_block) + self._column_block + padded_ld(self._column_block)
-        self._weight_scratch = ROW_BLOCK * block
+        self._weight_scratch = ROW_BLOCK * (padded_ld(self._row_block) + self._column_block)

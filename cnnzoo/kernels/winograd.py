@@ -31,7 +31,7 @@ import numpy as np
 
 from cnnzoo.kernels import winograd_passes
 from cnnzoo.kernels.blocks import block_count, padded_ld
-from cnnzoo.kernels.convolution import ConvolutionShape, plain
+from cnnzoo.kernels.convolution import ConvolutionShape, plain, plain_epilogue
 from cnnzoo.kernels.correlation import add_slots
 from cnnzoo.kernels.costs import (
     COST_LANES,
@@ -125,6 +125,7 @@ class _Correlation:
             kernel, images, *source, depth, *target, columns, padding, down, across, tiles,
             form_index, products, tile, form.step,
         ]  # fmt: skip
+        run = tiles * target[0] * target[1] // (down * across) if is_run else 0
         return _Correlation(
             geometry=np.array(geometry, np.int64),
             transposed=transposed,
@@ -132,9 +133,9 @@ class _Correlation:
             slab=slab * width,
             weights=slab * panel,
             group=block_count(slab, groups) * width,
-            rows_per_block=tiles * target[0] * target[1] // (down * across) if is_run else None,
+            rows_per_block=run or None,
             inputs=blocks * inputs if is_shared else 0,
-            scratch=max(outputs + (0 if is_shared else inputs), kernel**2 * WEIGHT_DEPTH * width),
+            scratch=max(outputs + run * width + (0 if is_shared else inputs), kernel**2 * WEIGHT_DEPTH * width),
         )
 
     @property
@@ -161,6 +162,8 @@ class Winograd:
         Elements of `dtype` that each pass ("forward", "input_gradient", "weight_gradient") needs as `scratch`.
     statistics_rows : int or None
         Output pixels in a block of the batch-norm partial sums that `forward` collects; None if it cannot.
+    gradient_rows : int or None
+        Input pixels in a block of the sums that an epilogue of `input_gradient` collects; None if it takes none.
     """
 
     name = "winograd"
@@ -206,7 +209,7 @@ class Winograd:
         self.dtype = np.dtype(dtype)
         self._threads = numba.config.NUMBA_NUM_THREADS
         self._nothing = np.empty(0, self.dtype)
-        self._plain = plain(self.dtype)
+        self._plain, self._plain_epilogue = plain(self.dtype), plain_epilogue(self.dtype)
         itemsize, source, target = self.dtype.itemsize, (s.height, s.width), (s.out_height, s.out_width)
         forward, gradient = FORMS_OF[s.kernel, s.stride]
         self._forward = _Correlation.plan(
@@ -217,6 +220,7 @@ class Winograd:
             gradient, s.kernel, s.images, target, s.out_channels, source, s.in_channels, padding, True, itemsize
         )
         self.statistics_rows = self._forward.rows_per_block
+        self.gradient_rows = self._gradient.rows_per_block
         self._plan_weight_gradient()
         alignment = VECTOR_BYTES // itemsize
         self.scratch_sizes = {
@@ -229,19 +233,19 @@ class Winograd:
         """y (+)= correlate(prologue(x), w) + b; no `statistics` where `statistics_rows` is None."""
         bias = self._nothing if bias is None else bias
         assert statistics is None or self.statistics_rows is not None
-        statistics = self._nothing if statistics is None else statistics
-        self._correlate(self._forward, x, ldx, w, y, ldy, scratch, prologue, accumulate, bias, statistics)
+        sums = self._nothing if statistics is None else statistics
+        fused = *(prologue or self._plain), self._nothing, 0
+        self._correlate(self._forward, x, ldx, w, y, ldy, scratch, fused, accumulate, bias, sums)
 
-    def input_gradient(self, dy, lddy, w, dx, lddx, scratch, prologue=None, accumulate=False):
-        """dx (+)= the adjoint of `forward` in x, applied to dy, which takes no prologue."""
-        assert prologue is None
-        nothing = self._nothing
-        self._correlate(self._gradient, dy, lddy, w, dx, lddx, scratch, None, accumulate, nothing, nothing)
+    def input_gradient(self, dy, lddy, w, dx, lddx, scratch, epilogue=None, accumulate=False):
+        """dx (+)= epilogue(the adjoint of `forward` in x, applied to dy); none where `gradient_rows` is None."""
+        assert epilogue is None or self.gradient_rows is not None
+        *fused, sums = epilogue or self._plain_epilogue
+        self._correlate(self._gradient, dy, lddy, w, dx, lddx, scratch, fused, accumulate, self._nothing, sums)
 
-    def weight_gradient(self, x, ldx, dy, lddy, dw, scratch, x_prologue=None, dy_prologue=None, accumulate=False):
-        """dw (+)= the adjoint of `forward` in w, from x_prologue(x) and dy, which takes no prologue."""
-        assert dy_prologue is None
-        on_x = x_prologue or self._plain
+    def weight_gradient(self, x, ldx, dy, lddy, dw, scratch, prologue=None, accumulate=False):
+        """dw (+)= the adjoint of `forward` in w, from prologue(x) and dy."""
+        on_x = prologue or self._plain
         slot_sums, per_thread = scratch[: self._slot_size], scratch[self._slot_size :]
         correlate_tile_weights(
             self._weight_geometry, x, ldx, on_x.kind, on_x.coefficients, dy, lddy, dw, accumulate,
@@ -250,18 +254,18 @@ class Winograd:
         if self._slots > 1:
             add_slots(slot_sums, self._slots, dw.size, dw, accumulate)
 
-    def _correlate(self, c, x, ldx, w, y, ldy, scratch, prologue, accumulate, bias, statistics):
-        on_x = prologue or self._plain
+    def _correlate(self, c, x, ldx, w, y, ldy, scratch, fused, accumulate, bias, sums):
+        kind, coefficients, z, ldz = fused
         start = -scratch.ctypes.data % VECTOR_BYTES // scratch.itemsize
         u, v, per_thread = np.split(scratch[start:], [c.weights, c.shared])
         if v.size > 0:
-            transform_inputs(c.geometry, x, ldx, on_x.kind, on_x.coefficients, v)
+            transform_inputs(c.geometry, x, ldx, kind, coefficients, v)
         for first in range(0, c.columns, c.slab):
             columns = min(c.slab, c.columns - first)
             transform_weights(c.geometry, w, c.transposed, first, columns, u, per_thread, c.scratch)
             correlate_tiles(
-                c.geometry, x, ldx, on_x.kind, on_x.coefficients, v, u, first, columns, c.group, y, ldy, accumulate,
-                bias, statistics, c.rows_per_block or 0, per_thread, c.scratch,
+                c.geometry, x, ldx, kind, coefficients, z, ldz, v, u, first, columns, c.group, y, ldy, accumulate,
+                bias, sums, c.rows_per_block or 0, per_thread, c.scratch,
             )  # fmt: skip
 
     def _plan_weight_gradient(self) -> None:

@@ -3,10 +3,10 @@
 import numpy as np
 from numba import get_thread_id, prange
 
-from cnnzoo.kernels.batch_norm import block_statistics
+from cnnzoo.kernels.batch_norm import batch_norm_gradient_block, block_statistics
 from cnnzoo.kernels.blocks import block_count, padded_ld
 from cnnzoo.kernels.compile import kernel, worker
-from cnnzoo.kernels.convolution import PLAIN
+from cnnzoo.kernels.convolution import SCALE_MASKED, SCALE_SHIFT_RELU
 from cnnzoo.kernels.gemm import multiply_block, pack_columns
 from cnnzoo.kernels.simd import pointer, prefetch, prefetch_to_write
 from cnnzoo.kernels.transforms import (
@@ -104,12 +104,12 @@ def _gather_inputs(g, first, count, x, ldx, kind, coefficients, channel, channel
         if past_cache:
             gather_tile(
                 INPUT, g[FORM], x, at, width * ldx, ldx, -h, height - h, -w, width - w, channels,
-                kind != PLAIN, coefficients, channel, g[DEPTH] + channel, v, v_at + t * ldv, matrix, 1,
+                kind == SCALE_SHIFT_RELU, coefficients, channel, g[DEPTH] + channel, v, v_at + t * ldv, matrix, 1,
             )  # fmt: skip
         else:
             gather_tile(
                 INPUT, g[FORM], x, at, width * ldx, ldx, -h, height - h, -w, width - w, channels,
-                kind != PLAIN, coefficients, channel, g[DEPTH] + channel, v, v_at + t * ldv, matrix, 0,
+                kind == SCALE_SHIFT_RELU, coefficients, channel, g[DEPTH] + channel, v, v_at + t * ldv, matrix, 0,
             )  # fmt: skip
         j += 1
         if j == g[ACROSS]:
@@ -117,13 +117,13 @@ def _gather_inputs(g, first, count, x, ldx, kind, coefficients, channel, channel
 
 
 @worker
-def _scatter_outputs(g, first, count, m, m_at, ldm, matrix, y, ldy, column, columns, accumulate, bias):
-    """y (+)= A' m A + bias for tiles first .. first + count."""
+def _scatter_outputs(g, first, count, m, m_at, ldm, matrix, y, y_at, ldy, column, columns, accumulate, bias):
+    """y (+)= A' m A + bias for tiles first .. first + count; the target's first pixel is at ``y[y_at]``."""
     height, width, tile = g[TARGET_HEIGHT], g[TARGET_WIDTH], g[TILE]
     image, i, j = _tile_place(g, first)
     for t in range(count):
         h, w = i * tile, j * tile
-        at = ((image * height + h) * width + w) * ldy + column
+        at = y_at + ((image * height + h) * width + w) * ldy
         scatter_tile(
             OUTPUT, g[FORM], m, m_at + t * ldm, matrix, y, at, width * ldy, ldy, height - h, width - w, columns,
             accumulate, bias, column, bias.size > 0,
@@ -182,49 +182,63 @@ def _source_rows(g):
 
 @worker
 def _correlate_block(
-    g, block, column, columns, x, ldx, reads, v, v_at, u, u_at, y, ldy, accumulate, bias, statistics, rows_per_block,
-    m, m_at,
+    g, block, column, columns, x, ldx, reads, v, v_at, u, u_at, kind, coefficients, z, ldz, y, ldy, accumulate, bias,
+    sums, rows_per_block, m, m_at,
 ):  # fmt: skip
     size, depth, width = g[BLOCK], g[DEPTH], panel_width(y)
     first = block * size
     count = min(size, all_tiles(g) - first)
     v_matrix, m_matrix, u_matrix = _block_elements(g, depth)[0], size * width + PAD, depth * width + PAD
     parts = block_count(columns, width) * g[PRODUCTS]
+    first_row, sums_at = block * rows_per_block, block * 2 * g[COLUMNS]
+    rows = min(rows_per_block, g[IMAGES] * g[TARGET_HEIGHT] * g[TARGET_WIDTH] - first_row)
     for j in range(0, columns, width):
         panel_at = u_at + j // width * g[PRODUCTS] * u_matrix
         n = min(width, columns - j)
         for k in range(g[PRODUCTS]):
             _ask_for_rows(x, ldx, (block + 1) * reads, reads, 0, depth, False, j // width * g[PRODUCTS] + k, parts)
-            _ask_for_rows(y, ldy, block * rows_per_block, rows_per_block, column + j, n, True, k, g[PRODUCTS])
+            _ask_for_rows(y, ldy, first_row, rows_per_block, column + j, n, True, k, g[PRODUCTS])
+            if kind == SCALE_MASKED:
+                _ask_for_rows(z, ldz, first_row, rows_per_block, column + j, n, False, k, g[PRODUCTS])
             multiply_block(
                 count, n, depth, v, v_at + k * v_matrix, padded_ld(depth), 1, u, panel_at + k * u_matrix, 0,
                 m, m_at + k * m_matrix, width, False,
             )  # fmt: skip
-        _scatter_outputs(g, first, count, m, m_at, width, m_matrix, y, ldy, column + j, n, accumulate, bias)
-    if statistics.size > 0:
-        row = block * rows_per_block
-        rows = min(rows_per_block, g[IMAGES] * g[TARGET_HEIGHT] * g[TARGET_WIDTH] - row)
-        at = block * 2 * g[COLUMNS] + column
+        at, run_at = column + j, m_at + g[PRODUCTS] * m_matrix
+        out, out_at, ldo, add = y, at, ldy, accumulate
+        if kind == SCALE_MASKED:
+            out, out_at, ldo, add = m, run_at - first_row * width, width, False
+        _scatter_outputs(g, first, count, m, m_at, width, m_matrix, out, out_at, ldo, at, n, add, bias)
+        if kind == SCALE_MASKED:
+            batch_norm_gradient_block(
+                m, run_at, width, z, first_row * ldz + at, ldz, coefficients, g[COLUMNS], at, n, rows,
+                y, first_row * ldy + at, ldy, accumulate, sums, sums_at,
+            )  # fmt: skip
+    if sums.size > 0 and kind != SCALE_MASKED:
+        at = sums_at + column
         m2_at = at + g[COLUMNS]
-        mean, m2 = statistics[at : at + columns], statistics[m2_at : m2_at + columns]
-        block_statistics(y[row * ldy + column :], ldy, rows, columns, mean, m2)
+        mean, m2 = sums[at : at + columns], sums[m2_at : m2_at + columns]
+        block_statistics(y[first_row * ldy + column :], ldy, rows, columns, mean, m2)
 
 
 @kernel(
-    "void(i8[::1], T[::1], i8, i8, T[::1], T[::1], T[::1], i8, i8, i8, T[::1], i8, bool_, T[::1], T[::1], i8, "
-    "T[::1], i8)",
+    "void(i8[::1], T[::1], i8, i8, T[::1], T[::1], i8, T[::1], T[::1], i8, i8, i8, T[::1], i8, bool_, T[::1], T[::1], "
+    "i8, T[::1], i8)",
     parallel=True,
 )
 def correlate_tiles(
-    g, x, ldx, kind, coefficients, v, u, first, columns, group, y, ldy, accumulate, bias,
-    statistics, rows_per_block, scratch, scratch_stride,
+    g, x, ldx, kind, coefficients, z, ldz, v, u, first, columns, group, y, ldy, accumulate, bias,
+    sums, rows_per_block, scratch, scratch_stride,
 ):  # fmt: skip
-    """y (+)= bias + the correlation of prologue(x) with transformed weights `u`, columns first .. first + columns.
+    """y (+)= bias + the correlation of x with transformed weights `u`, columns first .. first + columns.
+
+    `kind` says to what `coefficients` apply: to x, a prologue, or to the correlation, an epilogue with `z` the batch
+    norm's input.
 
     `v` is what `transform_inputs` wrote, or empty: then each task transforms the inputs of its block. Tasks are blocks
-    of tiles by `group` columns, a multiple of the panel width. `bias` and `statistics` may be empty; the latter are
-    [blocks][mean, M2][COLUMNS], a block of tiles being `rows_per_block` rows of y. `scratch` holds `scratch_stride`
-    elements a thread.
+    of tiles by `group` columns, a multiple of the panel width. `bias` and `sums` may be empty; the latter are
+    [blocks][mean, M2][COLUMNS] or the epilogue's, a block of tiles being `rows_per_block` rows of y. `scratch` holds
+    `scratch_stride` elements a thread.
     """
     blocks, groups = block_count(all_tiles(g), g[BLOCK]), block_count(columns, group)
     panel = g[PRODUCTS] * (g[DEPTH] * panel_width(x) + PAD)
@@ -242,7 +256,8 @@ def correlate_tiles(
             )  # fmt: skip
         _correlate_block(
             g, block, first + j, min(group, columns - j), x, ldx, reads, inputs, inputs_at,
-            u, j // panel_width(x) * panel, y, ldy, accumulate, bias, statistics, rows_per_block, scratch, m_at,
+            u, j // panel_width(x) * panel, kind, coefficients, z, ldz, y, ldy, accumulate, bias, sums, rows_per_block,
+            scratch, m_at,
         )  # fmt: skip
 
 

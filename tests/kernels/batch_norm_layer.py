@@ -10,6 +10,8 @@ from cnnzoo.kernels.batch_norm import (
     batch_norm_backward_sums,
     batch_norm_finish,
     batch_norm_statistics,
+    find_line,
+    merge_gradient_sums,
     merge_statistics,
     normalize_forward,
 )
@@ -68,15 +70,17 @@ class Layer:
         dy, x = PixelMatrix(dy, self.margin), self.x.arguments
         y = self.y.arguments if from_output else (empty(), 0)
         partials = np.full(block_count(rows, block_rows(channels)) * 2 * channels, np.nan)
-        saved = self.mean, self.inv_std, self.scale, self.shift
         size = rows, channels
+        saved = self.scale, self.shift, self.mean
         batch_norm_backward_sums(*dy.arguments, *x, *y, *saved, *size, self.relu, from_output, partials)
+        gradient_sums = np.full(2 * channels, np.nan)
+        merge_gradient_sums(partials, block_count(rows, block_rows(channels)), gradient_sums)
         accumulate = dgamma is not None
         dgamma = dgamma.copy() if accumulate else np.full(channels, np.nan)
         dbeta = dbeta.copy() if accumulate else np.full(channels, np.nan)
-        factors = np.full((3, channels), np.nan)
-        sums = dgamma, dbeta
-        batch_norm_backward_finish(partials, rows, self.gamma, self.mean, self.inv_std, *sums, *factors, accumulate)
+        line = np.full((2, channels), np.nan)
+        batch_norm_backward_finish(gradient_sums, self.inv_std, dgamma, dbeta, accumulate)
+        find_line(gradient_sums, rows, self.scale, self.mean, self.inv_std, *line, False)
         kind = 0 if self.residual is None else 1 if dresidual is None else 2
         add_to_dx = dx is not None
         dx = dy if in_place else PixelMatrix(np.full(self.shape, np.nan) if dx is None else dx, self.margin)
@@ -84,7 +88,7 @@ class Layer:
         outputs = *dx.arguments, *(dr.arguments if kind else (empty(), 0))
         mask = self.relu, from_output
         batch_norm_backward(
-            *dy.arguments, *x, *y, self.scale, self.shift, *factors, *outputs, *size, *mask, add_to_dx, kind
+            *dy.arguments, *x, *y, self.scale, self.shift, *line, *outputs, *size, *mask, add_to_dx, kind
         )
         dx.assert_guarded()
         dr.assert_guarded()

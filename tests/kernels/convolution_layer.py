@@ -5,7 +5,7 @@ from typing import NamedTuple
 import numpy as np
 
 from cnnzoo.kernels.blocks import block_count
-from cnnzoo.kernels.convolution import GRADIENT, GRADIENT_RELU, PLAIN, SCALE_SHIFT_RELU, Prologue
+from cnnzoo.kernels.convolution import PLAIN, SCALE_MASKED, SCALE_SHIFT_RELU, Epilogue, Prologue
 from tests import reference
 from tests.gradients import assert_within, rounding
 from tests.kernels.pixel_matrix import GUARD, PixelMatrix
@@ -43,8 +43,7 @@ def drawn(shape, seed, dtype=np.float64):
 class OnLoad:
     """A prologue of random coefficients, for the kernels and as its definition reads in float64.
 
-    Scale, shift and z are small multiples of 1/8, so that their sum of products has no rounding error: the ReLU cuts
-    the same values in every type, those at zero included.
+    Scale and shift are small multiples of 1/8.
 
     Attributes
     ----------
@@ -52,44 +51,58 @@ class OnLoad:
         Relative errors that one value suffers while it is loaded: a product and a sum each.
     """
 
-    def __init__(self, kind, extents, seed, dtype, margin=(0, 0)):
-        rng = np.random.default_rng(seed)
-        channels = extents[-1]
+    def __init__(self, kind, extents, seed, dtype):
         self.kind, self.dtype = kind, dtype
-        self.scale, self.shift = rng.integers(-16, 17, (2, channels)) / 8
-        self.a, self.b, self.c = rng.standard_normal((3, channels)).astype(dtype).astype(np.float64)
-        self.z = rng.integers(-16, 17, extents) / 8
-        self._z = PixelMatrix(self.z.reshape(-1, channels), margin, dtype)
-        self.roundings = {PLAIN: 0, SCALE_SHIFT_RELU: 2, GRADIENT: 4, GRADIENT_RELU: 4}[kind]
+        self.scale, self.shift = np.random.default_rng(seed).integers(-16, 17, (2, extents[-1])) / 8
+        self.roundings = {PLAIN: 0, SCALE_SHIFT_RELU: 2}[kind]
 
     def argument(self):
-        """Return the `Prologue`, with no more coefficients than its kind has."""
-        rows = [self.scale, self.shift, self.a, self.b, self.c]
-        if self.kind == SCALE_SHIFT_RELU:
-            nothing = np.empty(0, self.dtype)
-            return Prologue(self.kind, np.concatenate(rows[:2]).astype(self.dtype), nothing, 0)
-        return Prologue(self.kind, np.concatenate(rows).astype(self.dtype), *self._z.arguments)
+        """Return the `Prologue`."""
+        return Prologue(self.kind, np.concatenate([self.scale, self.shift]).astype(self.dtype))
 
     def apply(self, x):
         """Return P(x) in float64."""
         x = x.astype(np.float64)
-        if self.kind == PLAIN:
-            return x
-        if self.kind == SCALE_SHIFT_RELU:
-            return np.maximum(self.scale * x + self.shift, 0)
-        return self.a * self._masked(x) + self.b * self.z + self.c
+        return x if self.kind == PLAIN else np.maximum(self.scale * x + self.shift, 0)
 
     def sizes(self, x):
         """Return the sum of the absolute values of the terms of P(x), which its rounding errors are relative to."""
         x = np.abs(x.astype(np.float64))
-        if self.kind == PLAIN:
-            return x
-        if self.kind == SCALE_SHIFT_RELU:
-            return np.abs(self.scale) * x + np.abs(self.shift)
-        return np.abs(self.a) * self._masked(x) + np.abs(self.b * self.z) + np.abs(self.c)
+        return x if self.kind == PLAIN else np.abs(self.scale) * x + np.abs(self.shift)
 
-    def _masked(self, dy):
-        return np.where(self.scale * self.z + self.shift > 0, dy, 0) if self.kind == GRADIENT_RELU else dy
+
+class OnStore:
+    """An epilogue of random coefficients, for the kernels and as its definition reads in float64.
+
+    Scale, shift and x are small multiples of 1/8, so that their sum of products has no rounding error: the ReLU cuts
+    the same values in every type, those at zero included.
+    """
+
+    def __init__(self, extents, rows_per_block, seed, dtype, margin=(0, 0)):
+        rng = np.random.default_rng(seed)
+        rows, channels = int(np.prod(extents[:-1])), extents[-1]
+        self.dtype, self.rows_per_block = dtype, rows_per_block
+        self.scale, self.shift, self.mean = rng.integers(-16, 17, (3, channels)) / 8
+        self.x = rng.integers(-16, 17, extents) / 8
+        self.mask = self.scale * self.x + self.shift > 0
+        self._x = PixelMatrix(self.x.reshape(rows, channels), margin, dtype)
+        self._memory, self._sums = _guarded(block_count(rows, rows_per_block) * 2 * channels, dtype)
+
+    def argument(self):
+        """Return the `Epilogue`."""
+        coefficients = np.concatenate([self.scale, self.shift, self.mean]).astype(self.dtype)
+        return Epilogue(SCALE_MASKED, coefficients, *self._x.arguments, self._sums)
+
+    def blocks(self, dx):
+        """Return the terms of the sums in float64: dz and dz (x - mean), [rows, channels] for each block."""
+        dz = np.where(self.mask, dx, 0).astype(np.float64)
+        terms = np.stack([dz, dz * (self.x - self.mean)]).reshape(2, -1, dx.shape[-1])
+        return np.split(terms, range(self.rows_per_block, terms.shape[1], self.rows_per_block), axis=1)
+
+    def sums(self):
+        """Return the sums that were written, [blocks][2][channels]."""
+        assert np.all(self._memory[self._sums.size :] == GUARD)
+        return self._sums.reshape(-1, 2, len(self.scale))
 
 
 class Layer:
@@ -115,31 +128,32 @@ class Layer:
         y.assert_guarded()
         return y.values.reshape(s.images, s.out_height, s.out_width, s.out_channels)
 
-    def input_gradient(self, dy, w, start=None, prologue=None):
+    def input_gradient(self, dy, w, start=None, epilogue=None):
         """Return dx, added to `start` if that is given."""
         s = self.shape
         dy, dx = self._matrix(dy), self._output((s.images, s.height, s.width, s.in_channels), start)
         w = np.ascontiguousarray(w, self.dtype).reshape(-1)
         arguments = (*dy.arguments, w, *dx.arguments)
-        self._run("input_gradient", arguments, accumulate=start is not None, prologue=prologue)
+        self._run("input_gradient", arguments, accumulate=start is not None, epilogue=epilogue)
         dx.assert_guarded()
         return dx.values.reshape(s.images, s.height, s.width, s.in_channels)
 
-    def weight_gradient(self, x, dy, start=None, x_prologue=None, dy_prologue=None):
+    def weight_gradient(self, x, dy, start=None, prologue=None):
         """Return dw, added to `start` if that is given."""
         extents = weight_extents(self.shape)
         memory, dw = _guarded(int(np.prod(extents)), self.dtype)
         if start is not None:
             dw[:] = start.reshape(-1)
         arguments = (*self._matrix(x).arguments, *self._matrix(dy).arguments, dw)
-        options = {"x_prologue": x_prologue, "dy_prologue": dy_prologue}
-        self._run("weight_gradient", arguments, accumulate=start is not None, **options)
+        self._run("weight_gradient", arguments, accumulate=start is not None, prologue=prologue)
         assert np.all(memory[dw.size :] == GUARD)
         return dw.reshape(extents)
 
     def _run(self, name, arguments, **options):
         """Run a pass with those of the options that are not None."""
-        options = {k: v.argument() if isinstance(v, OnLoad) else v for k, v in options.items() if v is not None}
+        options = {
+            k: v.argument() if isinstance(v, (OnLoad, OnStore)) else v for k, v in options.items() if v is not None
+        }
         memory, scratch = _guarded(self.algorithm.scratch_sizes[name], self.dtype)
         getattr(self.algorithm, name)(*arguments, scratch, **options)
         assert np.all(memory[scratch.size :] == GUARD)
@@ -246,11 +260,30 @@ def assert_batch_norm_on_load(algorithm, shape, dtype, seed, margin, errors=dot_
     allowed = errors(shape, prologue.sizes(x), w, dy)
     actual = {
         "forward": layer.forward(x, w, prologue=prologue),
-        "weight_gradient": layer.weight_gradient(x, dy, x_prologue=prologue),
+        "weight_gradient": layer.weight_gradient(x, dy, prologue=prologue),
     }
     for name, result in actual.items():
         roundings, sizes = allowed[name]
         assert_within(result, expected[name], error_bound(roundings + prologue.roundings, sizes, dtype))
+
+
+def assert_batch_norm_gradient_on_store(algorithm, shape, dtype, seed, margin, errors=dot_errors):
+    """Assert that scale dz is stored, or added, and the sums of dz and dz (x - mean) are taken of each block."""
+    x, w, dy, _ = drawn(shape, seed, dtype)
+    layer = Layer(algorithm, shape, dtype, margin)
+    exact = expected_passes(shape, x, w, dy)["input_gradient"]
+    roundings, sizes = errors(shape, x, w, dy)["input_gradient"]
+    start = np.random.default_rng(seed).standard_normal(exact.shape).astype(dtype)
+    for before in (None, start):
+        epilogue = OnStore(exact.shape, layer.algorithm.gradient_rows, seed, dtype, margin)
+        dx = layer.input_gradient(dy, w, before, epilogue)
+        base = 0 if before is None else before.astype(np.float64)
+        bound = error_bound(roundings + 2, np.abs(epilogue.scale) * sizes * epilogue.mask + np.abs(base), dtype)
+        assert_within(dx, base + epilogue.scale * np.where(epilogue.mask, exact, 0), bound)
+        terms, allowed = epilogue.blocks(exact), epilogue.blocks(sizes)
+        for actual, block, size in zip(epilogue.sums(), terms, allowed, strict=True):
+            bound = error_bound(roundings + block.shape[1] + 2, np.abs(size).sum(axis=1), dtype)
+            assert_within(actual, block.sum(axis=1), bound)
 
 
 def assert_statistics(algorithm, shape, dtype, seed, margin, biased):

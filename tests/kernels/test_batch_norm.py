@@ -9,10 +9,13 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from cnnzoo.kernels.batch_norm import (
+    add_line,
     batch_norm_backward,
     batch_norm_backward_finish,
     batch_norm_backward_sums,
     batch_norm_inference,
+    find_line,
+    merge_gradient_sums,
     normalize_forward,
 )
 from cnnzoo.kernels.blocks import block_count, block_rows
@@ -227,64 +230,76 @@ def test_backward_accumulates_and_works_in_place(shape):
 @pytest.mark.parametrize(("relu", "from_output"), [(False, False), (True, False), (True, True)])
 @pytest.mark.parametrize("shape", SHAPES)
 def test_backward_sums_in_float32(relu, from_output, shape):
-    """A block's sum of dz takes n roundings; dz xhat two more a term, and the product with inv_std another."""
+    """A block's sum of dz takes n roundings; dz (x - mean) two more a term."""
     case, rng, (rows, channels) = drawn(shape, 6), np.random.default_rng(7), shape
     dy, x = PixelMatrix(case.dy, (1, 2), np.float32), PixelMatrix(case.x, (0, 1), np.float32)
     y = PixelMatrix(case.residual, (2, 0), np.float32) if from_output else None
-    mean, inv_std, scale, shift = rng.uniform(0.1, 2, (4, channels)).astype(np.float32)
+    scale, shift, mean = saved = rng.uniform(0.1, 2, (3, channels)).astype(np.float32)
     blocks, size = block_count(rows, block_rows(channels)), block_rows(channels)
     partials = np.full((blocks, 2, channels), np.nan, np.float32)
     output = y.arguments if from_output else (empty(np.float32), 0)
-    saved = mean, inv_std, scale, shift
     batch_norm_backward_sums(
         *dy.arguments, *x.arguments, *output, *saved, rows, channels, relu, from_output, partials.reshape(-1)
     )
     wide = x.values.astype(np.float64)
     z = y.values if from_output else wide * scale + shift
     dz = np.where(z > 0, dy.values, 0) if relu else dy.values
-    terms = np.stack([dz, dz * (wide - mean) * inv_std], axis=1)
+    terms = np.stack([dz, dz * (wide - mean)], axis=1)
     for k, partial in enumerate(partials):
         block = terms[k * size : (k + 1) * size]
         bound = rounding(len(block) + 4, np.float32) * np.abs(block).sum(axis=0)
         assert_within(partial, block.sum(axis=0), bound)
 
 
+@pytest.mark.parametrize("accumulate", [False, True])
 @given(channels=st.integers(1, 40), rows=st.integers(1, 3000), seed=seeds)
-def test_backward_finish_in_float32(channels, rows, seed):
+def test_backward_finish_in_float32(accumulate, channels, rows, seed):
     """From given block sums all is float64; each result is rounded once to float32."""
     rng = np.random.default_rng(seed)
     partials = rng.standard_normal((block_count(rows, block_rows(channels)), 2, channels)).astype(np.float32)
-    gamma, mean, inv_std, dgamma, dbeta = rng.standard_normal((5, channels)).astype(np.float32)
-    factors = np.empty((3, channels), np.float32)
-    start = dgamma.astype(np.float64), dbeta.astype(np.float64)
-    batch_norm_backward_finish(partials.reshape(-1), rows, gamma, mean, inv_std, dgamma, dbeta, *factors, True)
-    sums = partials.sum(axis=0, dtype=np.float64)
-    a = gamma.astype(np.float64) * inv_std
-    b = -a * inv_std * sums[1] / rows
-    c = -a * sums[0] / rows - b * mean
+    scale, mean, inv_std = rng.standard_normal((3, channels)).astype(np.float32)
+    results = rng.standard_normal((4, channels)).astype(np.float32)
+    start = results.astype(np.float64) * accumulate
+    gradient_sums = np.full(2 * channels, np.nan)
+    merge_gradient_sums(partials.reshape(-1), len(partials), gradient_sums)
+    batch_norm_backward_finish(gradient_sums, inv_std, *results[:2], accumulate)
+    find_line(gradient_sums, rows, scale, mean, inv_std, *results[2:], accumulate)
+    sum_dz, products = partials.sum(axis=0, dtype=np.float64)
+    sum_dz_xhat, wide = products * inv_std, scale.astype(np.float64)
+    slope = -wide * inv_std * sum_dz_xhat / rows
+    offset = -wide * sum_dz / rows - slope * mean
     noise = rounding(len(partials) + 20, np.float64) * np.abs(partials).sum(axis=(0, 1))
-    for actual, exact, factor in [
-        (dgamma, start[0] + sums[1], 1 + np.abs(start[0])),
-        (dbeta, start[1] + sums[0], 1 + np.abs(start[1])),
-        (factors[0], a, np.abs(a)),
-        (factors[1], b, np.abs(a * inv_std)),
-        (factors[2], c, np.abs(a) * (1 + np.abs(inv_std * mean))),
-    ]:
-        assert_within(actual, exact, rounding(1, np.float32) * np.abs(exact) + noise * factor)
+    noise = noise * (1 + np.abs(inv_std)) * (1 + np.abs(wide * inv_std)) * (1 + np.abs(mean))
+    for actual, exact, before in zip(results, (sum_dz_xhat, sum_dz, slope, offset), start, strict=True):
+        exact = exact + before
+        assert_within(actual, exact, rounding(1, np.float32) * np.abs(exact) + noise * (1 + np.abs(before)))
+
+
+@given(shape=rows_and_channels, margin=margins, other=margins, seed=seeds)
+def test_line_is_added(shape, margin, other, seed):
+    """slope x + offset, whose product and sum round, is added with one rounding more."""
+    case = drawn(shape, seed)
+    x, y = PixelMatrix(case.x, margin), PixelMatrix(case.dy, other)
+    slope, offset = case.gamma, case.beta
+    add_line(*x.arguments, slope, offset, *y.arguments, *shape)
+    y.assert_guarded()
+    sizes = np.abs(case.x * slope) + np.abs(offset) + np.abs(case.dy)
+    assert_within(y.values, case.dy + slope * case.x + offset, rounding(6, np.float64) * sizes)
 
 
 @pytest.mark.parametrize("shape", SHAPES)
 def test_backward_pass_in_float32(shape):
-    """a dz + b x + c, and what it is added to: at most six roundings of terms of these sizes."""
+    """scale dz + slope x + offset, and what it is added to: at most six roundings of terms of these sizes."""
     case, rng, (rows, channels) = drawn(shape, 8), np.random.default_rng(9), shape
     dy, x, y = (PixelMatrix(v, (2, 1), np.float32) for v in (case.dy, case.x, case.residual))
     dx = PixelMatrix(rng.standard_normal(shape), (0, 3), np.float32)
-    scale, shift, a, b, c = rng.standard_normal((5, channels)).astype(np.float32)
+    scale, shift, slope, offset = rng.standard_normal((4, channels)).astype(np.float32)
     dz = np.where(y.values > 0, dy.values, 0).astype(np.float64)
-    terms = np.stack([a * dz, b * x.values.astype(np.float64), np.broadcast_to(c, shape), dx.values])
+    terms = np.stack([scale * dz, slope * x.values.astype(np.float64), np.broadcast_to(offset, shape), dx.values])
     matrices = *dy.arguments, *x.arguments, *y.arguments
     nothing = empty(np.float32), 0
-    batch_norm_backward(*matrices, scale, shift, a, b, c, *dx.arguments, *nothing, rows, channels, True, True, True, 0)
+    line = slope, offset
+    batch_norm_backward(*matrices, scale, shift, *line, *dx.arguments, *nothing, rows, channels, True, True, True, 0)
     assert_within(dx.values, terms.sum(axis=0), rounding(6, np.float32) * np.abs(terms).sum(axis=0))
     dx.assert_guarded()
 
@@ -309,14 +324,14 @@ def test_backward_with_frozen_statistics_is_the_adjoint(shape, seed):
     case, zeros = drawn(shape, seed), np.zeros(shape[1])
     x, dy, dx = PixelMatrix(case.x), PixelMatrix(case.dy), PixelMatrix(np.full(shape, np.nan))
     nothing, scale = (empty(), 0), case.gamma
-    factors = scale, zeros, zeros
+    line = zeros, zeros
     batch_norm_backward(
         *dy.arguments,
         *x.arguments,
         *nothing,
         scale,
         zeros,
-        *factors,
+        *line,
         *dx.arguments,
         *nothing,
         *shape,

@@ -105,7 +105,7 @@ def test_gradients_are_central_differences(shape, seed):
     y = layer.forward(x, w, start, prologue, bias)
     # The loss is a square: differences have no error but rounding, of the loss over their step.
     tolerance = {"rtol": 0, "atol": 1e-9 * (1 + loss())}
-    dw = layer.weight_gradient(x, y, x_prologue=prologue)
+    dw = layer.weight_gradient(x, y, prologue=prologue)
     np.testing.assert_allclose(dw, numerical_gradient(loss, w), **tolerance)
     np.testing.assert_allclose(y.sum(axis=(0, 1, 2)), numerical_gradient(loss, bias), **tolerance)
     dx = layer.input_gradient(y, w) * prologue.scale * (prologue.apply(x) > 0)
@@ -157,7 +157,7 @@ def test_nan_and_infinity_reach_only_the_windows_that_meet_them(prologue, shape,
     argument, layer = on_x if prologue else None, Layer(DepthwiseConvolution, shape)
     y = layer.forward(x, w, prologue=argument)
     np.testing.assert_array_equal(np.isfinite(y), np.isfinite(expected["forward"]))
-    dw = layer.weight_gradient(x, dy, x_prologue=argument)
+    dw = layer.weight_gradient(x, dy, prologue=argument)
     np.testing.assert_array_equal(np.isfinite(dw), np.isfinite(expected["weight_gradient"]))
 
 

@@ -5,7 +5,7 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from cnnzoo.kernels.convolution import ConvolutionShape
@@ -15,6 +15,7 @@ from cnnzoo.kernels.winograd import FORMS_OF, Winograd
 from tests.kernels.convolution_layer import (
     Layer,
     assert_all_passes,
+    assert_batch_norm_gradient_on_store,
     assert_batch_norm_on_load,
     assert_bias_is_added,
     assert_statistics,
@@ -197,13 +198,22 @@ def test_batch_norm_on_load_of_x(dtype, shape, margin, seed):
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
+@given(shape=shapes(largest_image=12), margin=margins, seed=seeds)
+def test_batch_norm_gradient_on_store_of_dx(dtype, shape, margin, seed):
+    assume(Winograd(shape, dtype).gradient_rows is not None)
+    assert_batch_norm_gradient_on_store(Winograd, shape, dtype, seed, margin, errors)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
 @given(shape=shapes(largest_image=12), margin=margins, seed=seeds, biased=st.booleans())
 def test_statistics_of_the_output(dtype, shape, margin, seed, biased):
     assert_statistics(Winograd, shape, dtype, seed, margin, biased)
 
 
 def test_statistics_want_blocks_that_are_runs_of_pixels():
-    assert Winograd(ConvolutionShape(1, 5, 400, 4, 8, 3, 1, 1), np.float32).statistics_rows is None
+    planned = Winograd(ConvolutionShape(1, 5, 400, 4, 8, 3, 1, 1), np.float32)
+    assert planned.statistics_rows is None
+    assert planned.gradient_rows is None
 
 
 @given(shape=shapes(largest_image=9), seed=seeds)

@@ -7,7 +7,7 @@ import numpy as np
 from cnnzoo.graph.initializers import ones, zeros
 from cnnzoo.graph.ledger import Pass
 from cnnzoo.graph.operator import Buffer, Context, Loan, Operator, Parameter, Requirements
-from cnnzoo.graph.operators.synchronization import find_coefficients, merge_replicas
+from cnnzoo.graph.operators.synchronization import add_up_sums, merge_replicas
 from cnnzoo.graph.tensor import Extent
 from cnnzoo.kernels.batch_norm import (
     batch_norm_backward,
@@ -16,6 +16,8 @@ from cnnzoo.kernels.batch_norm import (
     batch_norm_finish,
     batch_norm_inference,
     batch_norm_statistics,
+    find_line,
+    merge_gradient_sums,
     merge_statistics,
     normalize_forward,
 )
@@ -69,23 +71,26 @@ class BatchNorm(Operator):
 
     def requirements(self, images: int, training: bool, dtype: np.dtype, *inputs: Extent) -> Requirements:
         rows, channels = images * inputs[0].pixels, inputs[0].channels
-        needs = Requirements(kept={"coefficients": (2 * channels, None)})
+        needs = Requirements(kept={"coefficients": (3 * channels, None)})
         if training:
             partials = block_count(rows, block_rows(channels)) * 2 * channels
-            needs.kept |= {"mean": (channels, None), "inv_std": (channels, None)}
-            needs.lent["moments"] = (2 * channels, np.dtype(np.float64))
+            needs.kept["inv_std"] = channels, None
+            needs.kept["gradient_sums"] = 2 * channels, np.dtype(np.float64)
+            needs.lent["moments"] = 2 * channels, np.dtype(np.float64)
             needs.forward_scratch = partials  # not needed where the statistics can be borrowed
-            needs.backward_scratch = partials + 3 * channels
+            needs.backward_scratch = partials + 2 * channels
         return needs
 
     def moved(self, c: Context, direction: Pass) -> int:
         if direction == "forward" and self.deferred:
             return 0 if self.borrows else c.x[0].nbytes
+        if direction == "backward" and c.dx_line.rows:
+            return 0
         return super().moved(c, direction)
 
     def forward(self, c: Context) -> None:
         x = c.x[0]
-        scale, shift = np.split(c.kept["coefficients"], 2)
+        scale, shift, mean = np.split(c.kept["coefficients"], 3)
         gamma, beta = c.weights["weight"], c.weights["bias"]
         running_mean, running_var = c.buffers["running_mean"], c.buffers["running_var"]
         if c.training:
@@ -96,7 +101,7 @@ class BatchNorm(Operator):
                 batch_mean, m2, rows = merge_replicas(batch_mean, m2, rows, self.add_up)
             batch_norm_finish(
                 batch_mean, m2, rows, gamma, beta, self.eps, self.momentum,
-                running_mean, running_var, c.kept["mean"], c.kept["inv_std"], scale, shift,
+                running_mean, running_var, mean, c.kept["inv_std"], scale, shift,
             )  # fmt: skip
         else:
             batch_norm_inference(gamma, beta, running_mean, running_var, self.eps, scale, shift)
@@ -105,7 +110,7 @@ class BatchNorm(Operator):
 
     def recompute(self, c: Context) -> None:
         x, y = c.x[0], c.y
-        scale, shift = np.split(c.kept["coefficients"], 2)
+        scale, shift, _ = np.split(c.kept["coefficients"], 3)
         residual = c.x[1] if self.add else x
         normalize_forward(
             x.data, x.ld, scale, shift, residual.data, residual.ld, y.data, y.ld, x.rows, x.channels,
@@ -131,27 +136,36 @@ class BatchNorm(Operator):
             first += channels
 
     def backward(self, c: Context) -> None:
+        if c.dx_line.rows:  # the rest was done by the reader's input gradient
+            slope, offset = c.dx_line.values
+            self._finish_backward(c, slope, offset, c.accumulate_line)
+            return
         x, y, dy, dx = c.x[0], c.y, c.dy, c.dx[0]
         channels = x.channels
-        mean, inv_std = c.kept["mean"], c.kept["inv_std"]
-        scale, shift = np.split(c.kept["coefficients"], 2)
-        a, b, constant, partials = np.split(c.backward_scratch, [channels, 2 * channels, 3 * channels])
+        scale, shift, mean = np.split(c.kept["coefficients"], 3)
+        slope, offset, partials = np.split(c.backward_scratch, [channels, 2 * channels])
         from_output = self.add
         batch_norm_backward_sums(
-            dy.data, dy.ld, x.data, x.ld, y.data, y.ld, mean, inv_std, scale, shift, x.rows, channels,
+            dy.data, dy.ld, x.data, x.ld, y.data, y.ld, scale, shift, mean, x.rows, channels,
             self.relu, from_output, partials,
         )  # fmt: skip
-        batch_norm_backward_finish(
-            partials, x.rows, c.weights["weight"], mean, inv_std, c.gradients["weight"], c.gradients["bias"],
-            a, b, constant, c.accumulate_gradients,
-        )  # fmt: skip
-        if self.add_up is not None:
-            find_coefficients(partials, x.rows, c.weights["weight"], mean, inv_std, a, b, constant, self.add_up)
+        merge_gradient_sums(partials, block_count(x.rows, block_rows(channels)), c.kept["gradient_sums"])
+        self._finish_backward(c, slope, offset, False)
         residual_kind, dresidual = NO_RESIDUAL, dx
         if self.add:
             residual_kind = ADD_TO_RESIDUAL if c.accumulate[1] else WRITE_RESIDUAL
             dresidual = c.dx[1]
         batch_norm_backward(
-            dy.data, dy.ld, x.data, x.ld, y.data, y.ld, scale, shift, a, b, constant, dx.data, dx.ld,
+            dy.data, dy.ld, x.data, x.ld, y.data, y.ld, scale, shift, slope, offset, dx.data, dx.ld,
             dresidual.data, dresidual.ld, x.rows, channels, self.relu, from_output, c.accumulate[0], residual_kind,
         )  # fmt: skip
+
+    def _finish_backward(self, c: Context, slope: np.ndarray, offset: np.ndarray, accumulate_line: bool) -> None:
+        """Write the parameters' gradients, and the two terms of dx that follow from the sums of all replicas."""
+        scale, _, mean = np.split(c.kept["coefficients"], 3)
+        sums, rows, inv_std = c.kept["gradient_sums"], c.x[0].rows, c.kept["inv_std"]
+        dgamma, dbeta = c.gradients["weight"], c.gradients["bias"]
+        batch_norm_backward_finish(sums, inv_std, dgamma, dbeta, c.accumulate_gradients)
+        if self.add_up is not None:
+            sums, rows = add_up_sums(sums, rows, self.add_up)
+        find_line(sums, rows, scale, mean, inv_std, slope, offset, accumulate_line)

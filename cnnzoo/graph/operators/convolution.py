@@ -3,13 +3,14 @@
 import numpy as np
 
 from cnnzoo.errors import ModelError
-from cnnzoo.graph.algorithms import Passes, choose_algorithms, plan_algorithms
+from cnnzoo.graph.algorithms import Passes, Planned, choose_algorithms, plan_algorithms
 from cnnzoo.graph.initializers import Initializer, zeros
 from cnnzoo.graph.ledger import Pass
 from cnnzoo.graph.operator import Context, Matrix, Operator, Parameter, Requirements
 from cnnzoo.graph.tensor import Extent
+from cnnzoo.kernels.batch_norm import merge_gradient_sums
 from cnnzoo.kernels.blocks import block_count, block_rows
-from cnnzoo.kernels.convolution import SCALE_SHIFT_RELU, ConvolutionShape, Prologue
+from cnnzoo.kernels.convolution import SCALE_MASKED, SCALE_SHIFT_RELU, ConvolutionShape, Epilogue, Prologue
 from cnnzoo.kernels.elementwise import sum_rows
 
 
@@ -57,10 +58,11 @@ class WeightedSum(Operator):
             state=planned,
             forward_scratch=planned.forward.scratch_sizes["forward"],
             backward_scratch=max(
-                planned.input_gradient.scratch_sizes["input_gradient"],
+                planned.input_gradient.scratch_sizes["input_gradient"] + self._gradient_sums(planned),
                 planned.weight_gradient.scratch_sizes["weight_gradient"],
                 bias_partials,
             ),
+            begins_batch_norm=self._gradient_sums(planned) > 0,
         )
         if training and self.collects_statistics and planned.forward.statistics_rows:
             blocks = block_count(shape.out_pixels, planned.forward.statistics_rows)
@@ -88,11 +90,12 @@ class WeightedSum(Operator):
         """Return the input, or its gradient, as the pixel matrix that the convolution reads."""
         return x
 
+    def _batch_norm(self, c: Context, name: str) -> np.ndarray:
+        """Return an array of the batch norm that is applied on load."""
+        return next(lent.array for loan, lent in c.borrowed.items() if loan.name == name)
+
     def _prologue(self, c: Context) -> Prologue | None:
-        if not self.applies_batch_norm:
-            return None
-        (coefficients,) = (lent.array for lent in c.borrowed.values())
-        return Prologue(SCALE_SHIFT_RELU, coefficients, coefficients, 0)
+        return Prologue(SCALE_SHIFT_RELU, self._batch_norm(c, "coefficients")) if self.applies_batch_norm else None
 
     def forward(self, c: Context) -> None:
         x, y = self.flat(c.x[0]), c.y
@@ -104,15 +107,33 @@ class WeightedSum(Operator):
     def backward(self, c: Context) -> None:
         x, dy, scratch, add = self.flat(c.x[0]), c.dy, c.backward_scratch, c.accumulate_gradients
         c.state.weight_gradient.weight_gradient(
-            x.data, x.ld, dy.data, dy.ld, c.gradients["weight"], scratch, x_prologue=self._prologue(c), accumulate=add
+            x.data, x.ld, dy.data, dy.ld, c.gradients["weight"], scratch, prologue=self._prologue(c), accumulate=add
         )
         if self.has_bias:
             sum_rows(dy.data, dy.ld, dy.rows, dy.channels, scratch, c.gradients["bias"], add)
         if c.wanted[0]:
-            dx = self.flat(c.dx[0])
-            c.state.input_gradient.input_gradient(
-                dy.data, dy.ld, c.weights["weight"], dx.data, dx.ld, scratch, accumulate=c.accumulate[0]
-            )
+            self._input_gradient(c)
+
+    def _input_gradient(self, c: Context) -> None:
+        """Compute dx, and with it the first half of the backward of the batch norm that was applied on load."""
+        x, dy, dx, algorithm = self.flat(c.x[0]), c.dy, self.flat(c.dx[0]), c.state.input_gradient
+        sums, scratch = np.split(c.backward_scratch, [self._gradient_sums(c.state)])
+        epilogue = None
+        if sums.size > 0:
+            epilogue = Epilogue(SCALE_MASKED, self._batch_norm(c, "coefficients"), x.data, x.ld, sums)
+        algorithm.input_gradient(
+            dy.data, dy.ld, c.weights["weight"], dx.data, dx.ld, scratch, epilogue, accumulate=c.accumulate[0]
+        )
+        if epilogue:
+            blocks = block_count(x.rows, algorithm.gradient_rows)
+            merge_gradient_sums(sums, blocks, self._batch_norm(c, "gradient_sums"))
+
+    def _gradient_sums(self, planned: Planned) -> int:
+        """Return the elements that the sums of the input gradient's epilogue take; 0 where there is none."""
+        s, rows = planned.input_gradient.shape, planned.input_gradient.gradient_rows
+        if not self.applies_batch_norm or rows is None:
+            return 0
+        return block_count(s.images * s.height * s.width, rows) * 2 * s.in_channels
 
 
 class Convolution(WeightedSum):

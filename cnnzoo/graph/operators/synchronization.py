@@ -7,8 +7,6 @@ from collections.abc import Callable
 
 import numpy as np
 
-from cnnzoo.kernels.blocks import block_count, block_rows
-
 
 def merge_replicas(
     mean: np.ndarray, m2: np.ndarray, rows: int, add_up: Callable[[np.ndarray], None]
@@ -40,29 +38,17 @@ def merge_replicas(
     return merged, squares, total
 
 
-def find_coefficients(
-    partials: np.ndarray,
-    rows: int,
-    gamma: np.ndarray,
-    mean: np.ndarray,
-    inv_std: np.ndarray,
-    a: np.ndarray,
-    b: np.ndarray,
-    c: np.ndarray,
-    add_up: Callable[[np.ndarray], None],
-) -> None:
-    """Write a, b and c of dx = a dz + b x + c by the sums of all replicas: steps 4 to 6 of `kernels.batch_norm`.
+def add_up_sums(sums: np.ndarray, rows: int, add_up: Callable[[np.ndarray], None]) -> tuple[np.ndarray, int]:
+    """Return the sums that a gradient depends on, and the rows, of all replicas together.
 
-    `partials` are those of `batch_norm_backward_sums`, of this replica's `rows` rows. The gradients of gamma and beta
-    stay those of this replica, to be added up with all others.
+    Parameters
+    ----------
+    sums : ndarray of float64
+        As `merge_gradient_sums` writes them.
+    rows : int
+    add_up : callable
+        As in `merge_replicas`.
     """
-    channels = gamma.size
-    blocks = block_count(rows, block_rows(channels))
-    own = partials[: blocks * 2 * channels].reshape(blocks, 2 * channels)
-    sums = np.append(own.sum(axis=0, dtype=np.float64), float(rows))
-    add_up(sums)
-    total = sums[-1]
-    sum_dz, sum_dz_xhat = np.split(sums[:-1], 2)
-    slope = gamma.astype(np.float64) * inv_std
-    of_x = -slope * inv_std * sum_dz_xhat / total
-    a[:], b[:], c[:] = slope, of_x, -slope * sum_dz / total - of_x * mean
+    together = np.append(sums, rows)
+    add_up(together)
+    return together[:-1], int(together[-1])
