@@ -81,7 +81,7 @@ def _train_rank(
         except FinishedError as error:
             if engine.is_root:
                 print(json.dumps({"folder": error.folder, "finished": True}) if parsed.json else error)
-                return None
+            return None
 
         def compile_missing() -> None:
             signals.stop = None  # there is no step to finish

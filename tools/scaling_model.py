@@ -55,11 +55,14 @@ class Node:
 
     def step_seconds(self, nodes: int, bandwidth: float, latency: float) -> float:
         """Return the seconds of a step of so many nodes; bandwidth in bytes a second."""
-        computing = self.seconds + self.total_bytes * self.byte_seconds
-        forward, backward = FORWARD_SHARE * computing, (1 - FORWARD_SHARE) * computing
+        share_moved = 2 * (nodes - 1) / nodes  # of each byte of a gradient, by every rank: all of it with two
+        adding = self.total_bytes * self.byte_seconds * share_moved
+        forward = FORWARD_SHARE * self.seconds
+        backward = self.seconds - forward + adding
+        computing = forward + backward
         arrived = 0.0
         for size, share in self.buckets:
-            sending = 2 * (nodes - 1) / nodes * size / bandwidth + 2 * math.log2(nodes) * latency
+            sending = share_moved * size / bandwidth + 2 * math.log2(nodes) * latency
             arrived = max(arrived, forward + share * backward) + sending
         return max(computing, arrived)
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from cnnzoo.errors import CnnzooError, ConfigError
+from cnnzoo.errors import CnnzooError, ConfigError, DistributedError
 from cnnzoo.threads import list_cores
 from cnnzoo.training.engine import Engine, GradientSum, Result
 from cnnzoo.training.watch import Watched, start_watch
@@ -42,12 +42,15 @@ class MpiEngine(Engine):
     ------
     ConfigError
         mpi4py or an MPI is not installed.
+    DistributedError
+        The launcher is that of another MPI.
     """
 
     def __init__(self) -> None:
         self._mpi = _import_mpi()
         self._comm = self._mpi.COMM_WORLD.Dup()
         self.rank, self.size = self._comm.rank, self._comm.size
+        self._check_launcher()
         host = platform.node()
         on_host = self._comm.Split_type(self._mpi.COMM_TYPE_SHARED)
         self.neighbors = on_host.size
@@ -63,6 +66,16 @@ class MpiEngine(Engine):
             self._watched = Watched(address, self.place)
             atexit.register(self._watched.leave)
             self._print_error, sys.excepthook = sys.excepthook, self._end_by_error
+
+    def _check_launcher(self) -> None:
+        """Refuse ranks that a launcher of another MPI has started: each would take itself for the only one."""
+        for name in ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "SLURM_STEP_NUM_TASKS"):
+            started = os.environ.get(name, "1")
+            if self.size == 1 and started.isdigit() and int(started) > 1:
+                raise DistributedError(
+                    f"distributed=mpi: expected the {started} ranks that {name} tells of, got 1: the launcher is of "
+                    f"another MPI than mpi4py uses, {self.library}"
+                )
 
     @property
     def library(self) -> str:

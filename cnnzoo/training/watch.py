@@ -31,8 +31,17 @@ class Address(NamedTuple):
     token: str
 
 
-def start_watch(ranks: int) -> Address:
-    """Start the watch of so many ranks in a process of its own, which ends when all of them have left."""
+def start_watch(ranks: int) -> Address | None:
+    """Start the watch of so many ranks in a process of its own, which ends when all of them have left.
+
+    None where it cannot be started.
+    """
+    with contextlib.suppress(OSError, ValueError):
+        return _start(ranks)
+    return None
+
+
+def _start(ranks: int) -> Address:
     token = secrets.token_hex(16)
     process = subprocess.Popen(
         [sys.executable, "-I", "-S", __file__, str(ranks)],
@@ -56,13 +65,15 @@ class Watched:
 
     Parameters
     ----------
-    address : Address
+    address : Address or None
     place : str
         The rank in messages.
     """
 
-    def __init__(self, address: Address, place: str) -> None:
+    def __init__(self, address: Address | None, place: str) -> None:
         self._connection: socket.socket | None = None
+        if address is None:
+            return
         host = "127.0.0.1" if address.host == socket.gethostname() else address.host
         with contextlib.suppress(OSError):
             self._connection = socket.create_connection((host, address.port), timeout=10)

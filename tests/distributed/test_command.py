@@ -98,10 +98,20 @@ def test_killed_rank_ends_all_with_one_error_and_other_ranks_go_on(flags, tmp_pa
     epochs = header.epoch + 1
     code, _, errors = run_ranks(2, *TRAIN, *flags(epochs=epochs), "--resume", folder)
     assert code == 0, errors
+    code, output, errors = run_ranks(2, *TRAIN, *flags(epochs=epochs), "--resume", folder)
+    assert (code, errors) == (0, ""), errors
+    assert str(folder) in output  # it says that the run is finished
     arguments = flags(epochs=epochs, **{"batch-size": 24, "output-dir": tmp_path / "alone"})
     code, output, errors = run_ranks(1, *TRAIN, *arguments, "--json")
     assert code == 0, errors
     _assert_same_course(_read_rows(folder), _read_rows(json.loads(output)["folder"]))
+
+
+def test_launcher_of_another_mpi_is_refused(flags, monkeypatch):
+    monkeypatch.setenv("OMPI_COMM_WORLD_SIZE", "2")
+    code, _, errors = run_ranks(1, *TRAIN, *flags(epochs=1))
+    assert code == 1
+    assert "expected the 2 ranks that OMPI_COMM_WORLD_SIZE tells of, got 1" in errors
 
 
 def test_sigterm_to_one_rank_saves_and_stops_all(flags, tmp_path):
