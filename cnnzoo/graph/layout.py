@@ -239,7 +239,7 @@ def lay_out(
     sharing = Sharing(graph, training)
     layout = Layout(graph, images, training, dtype, sharing)
     if training:
-        recomputed = choose_recomputed(layout, MEMORY[memory])
+        recomputed = choose_recomputed(layout, MEMORY[memory], scratch=storage is None)
         narrowed = choose_narrowed(layout, recomputed) if storage else []
         layout = Layout(graph, images, training, dtype, sharing, recomputed, narrowed)
     return layout, place(layout.values)

@@ -31,8 +31,10 @@ FREE = frozenset(
         *("checkpoint_epochs", "checkpoint_minutes", "checkpoint_keep"),
     }
 )
-"""Settings that may change when a run is resumed. The files of `data_dir` have to hold the same data; with other
-`epochs`, the rest of the run follows the schedule for that number of epochs."""
+"""Settings that may change when a run is resumed; `memory` only where there is no `storage`.
+
+The files of `data_dir` have to hold the same data; with other `epochs`, the rest of the run follows the schedule for
+that number of epochs."""
 
 _OF_THE_MACHINE = frozenset({"threads", "output_dir", "distributed"})
 
@@ -200,13 +202,18 @@ def list_differences(config: RunConfig, header: Header) -> list[str]:
 
 def _differs(name: str, config: RunConfig, own: RunConfig) -> bool:
     unsaid = name not in config.said or (name == "dataset" and config.dataset is None)
-    return not unsaid and name not in FREE and getattr(config, name) != getattr(own, name)
+    return not unsaid and name not in _free(own) and getattr(config, name) != getattr(own, name)
+
+
+def _free(own: RunConfig) -> frozenset[str]:
+    """Return the settings that may change; what is recomputed from rounded activations is part of the run's bits."""
+    return FREE if own.storage is None else FREE - {"memory"}
 
 
 def _list_changes(config: RunConfig, header: Header) -> dict[str, Any]:
     """Return the settings that may differ, and were said now otherwise than when the run began."""
     asked = RunConfig.from_dict(header.values["asked"])
-    said = {name: getattr(config, name) for name in config.said & FREE}
+    said = {name: getattr(config, name) for name in config.said & _free(asked)}
     return {name: value for name, value in said.items() if value != getattr(asked, name) or name in _OF_THE_MACHINE}
 
 

@@ -30,7 +30,7 @@ STORAGES = ["bfloat16", "float16"]
 @contextmanager
 def choosing(choose):
     """Plan with another choice of what is recomputed, a function of the layout in which all is kept."""
-    with mock.patch.object(layout, "choose_recomputed", lambda kept, choice: choose(kept)):
+    with mock.patch.object(layout, "choose_recomputed", lambda kept, choice, scratch: choose(kept)):
         yield
 
 
@@ -146,6 +146,18 @@ def test_peak_is_not_underestimated():
             actual = layout.Layout(kept.graph, 16, True, np.dtype(np.float32), kept.sharing, chosen, narrowed)
             # The estimate rounds no value up to whole cache lines.
             assert find_lower_bound(actual.values) <= peak(chosen, narrowed) * 1.001
+
+
+@pytest.mark.parametrize("name", ["mobilenetv1", "googlenet", "resnet18"])
+def test_what_is_narrowed_does_not_depend_on_threads(name, monkeypatch):
+    """Rounding is part of a run's bits."""
+    steps = []
+    for threads in (1, 2, 16):
+        monkeypatch.setattr("numba.config.NUMBA_NUM_THREADS", threads)
+        laid_out, _ = lay_out(name, storage="bfloat16")
+        steps.append([(step.action, step.number) for step in laid_out.timeline.steps])
+    assert steps[0] == steps[1] == steps[2]
+    assert "narrow" in {action for action, _ in steps[0]}
 
 
 def test_dense_layers_keep_their_concatenation_alone():

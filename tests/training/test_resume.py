@@ -225,6 +225,12 @@ def test_free_settings_may_differ(make_config, data, tmp_path):
     assert len(trainer.fit().epochs) == 5
 
 
+def test_memory_may_not_differ_where_activations_are_rounded(make_config):
+    first = Trainer(make_config(storage="bfloat16"), StopAfter(7)).fit()
+    with pytest.raises(ConfigError, match=r"^memory: expected 'fast', got 'lean'"):
+        Trainer(make_config(memory="lean"), resume=first.folder)
+
+
 def test_more_epochs_follow_the_schedule_for_their_number(make_config):
     long = Trainer(make_config(epochs=8)).fit()
     short = Trainer(make_config()).fit()
