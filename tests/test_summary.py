@@ -253,7 +253,7 @@ def test_help_shows_defaults_and_an_example(capsys):
     assert leaving.value.code == 0
     text = capsys.readouterr().out
     assert "cnnzoo summary --model resnet18 --batch-size 64" in text
-    assert "images a batch (default: 128)" in text
+    assert "images a batch, of each rank (default: 128)" in text
     assert "convolutions and fully connected layers alone" in text
 
 

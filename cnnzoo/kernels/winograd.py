@@ -272,7 +272,7 @@ class Winograd:
         s, width = self.shape, panel_columns(self.dtype.itemsize)
         products = FORMS[FORMS_OF[s.kernel, s.stride][0]].products
         self._weight_geometry = self._forward.geometry.copy()
-        all_tiles = winograd_passes.all_tiles.py_func(self._weight_geometry)
+        all_tiles = int(winograd_passes.all_tiles.py_func(self._weight_geometry))
         tiles = self._weight_geometry[winograd_passes.BLOCK] = min(GRADIENT_BLOCK // products, all_tiles)
         self._row_block = min(CHANNEL_BLOCK, s.in_channels)
         panels = block_count(min(CHANNEL_BLOCK, s.out_channels), width)
