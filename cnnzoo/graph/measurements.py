@@ -56,10 +56,13 @@ class Measurements:
         return found
 
     def add(self, measured_pass: str, seconds: dict[str, float]) -> None:
-        """Keep what was measured for a pass, on disk too."""
-        self._seconds[measured_pass] = seconds
+        """Keep what was measured for a pass, on disk too if that can be written, beside what others kept meanwhile."""
+        self._seconds = self._read() | self._seconds | {measured_pass: seconds}
         content = {"conditions": self._conditions, "seconds": self._seconds}
-        write_atomically(self.path, json.dumps(content, indent=1).encode() + b"\n")
+        try:
+            write_atomically(self.path, json.dumps(content, indent=1).encode() + b"\n")
+        except OSError as error:  # it saves time alone
+            self.ignored = f"{self.path}: {error.strerror}: what is measured is not kept"
 
     def _read(self) -> dict[str, Any]:
         """Return what the file holds; nothing, and the reason in `ignored`, where it cannot be used."""

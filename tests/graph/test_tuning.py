@@ -1,6 +1,8 @@
 """Algorithms chosen by measurement: from made-up times, kept and found again, and measured."""
 
+import errno
 import json
+import os
 import re
 from dataclasses import replace
 
@@ -91,6 +93,16 @@ def test_times_are_kept_and_not_measured_again(cache, measured):
     assert str(path) == first.path
     assert content["conditions"] == measurements.describe_conditions()
     assert content["seconds"]["input_gradient 4x14x14 6-16 5x5/1 padding 0 groups 1 float32"]["im2col"] == 1.0
+
+
+def test_times_that_cannot_be_kept_are_used(cache, measured, monkeypatch):
+    def fail(path, content):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("cnnzoo.graph.measurements.write_atomically", fail)
+    found = create_model("lenet5").tune(4)
+    assert found.measured == len(measured) > 0
+    assert f"{os.strerror(errno.ENOSPC)}: what is measured is not kept" in found.ignored
 
 
 def test_other_threads_have_other_times(cache, measured, monkeypatch):
