@@ -64,7 +64,7 @@ def enter_algorithm(algorithm: Callable[..., Any], operands: Operands, direction
     """Return the entrant of one of cnnzoo's algorithms."""
     s = operands.shape
     planned = algorithm(s, np.dtype(np.float32))
-    scratch = harness.aligned((planned.scratch_sizes[direction],))
+    scratch = harness.aligned((planned.scratch[direction].size(),))
     result = operands.result_of(direction)
     x, w, dy, out = (array.reshape(-1) for array in (operands.x, operands.w, operands.dy, result))
     arguments = {

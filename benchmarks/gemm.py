@@ -107,7 +107,7 @@ class Contest:
         pixels, channels = self.a.shape
         layer = Im2col(ConvolutionShape(pixels, 1, 1, channels, columns, kernel=1), np.dtype(np.float32))
         a, b, c = self.a.reshape(-1), self.b.reshape(-1), self.ours.reshape(-1)
-        scratch = harness.aligned((layer.scratch_sizes["weight_gradient" if transposed else "forward"],))
+        scratch = harness.aligned((layer.scratch["weight_gradient" if transposed else "forward"].size(),))
 
         def run_ours():
             if transposed:

@@ -15,10 +15,11 @@ from cnnzoo.errors import ConfigError, suggest
 from cnnzoo.graph.lines import Lines
 from cnnzoo.graph.liveness import Value, place
 from cnnzoo.graph.operator import Loan, Requirements
-from cnnzoo.graph.recompute import HALF, MEMORY, STORAGE, choose_narrowed, choose_recomputed
+from cnnzoo.graph.recompute import CHOICE_THREADS, HALF, MEMORY, STORAGE, choose_narrowed, choose_recomputed
 from cnnzoo.graph.sharing import Region, Sharing
 from cnnzoo.graph.tensor import Graph, Node, Tensor
 from cnnzoo.graph.timeline import Step, Timeline, find_backward_nodes, find_influenced
+from cnnzoo.kernels.convolution import Scratch
 
 
 class GradientPlace(NamedTuple):
@@ -41,6 +42,8 @@ class Layout:
     sharing : Sharing
     recomputed, narrowed : collection of Region
         As in `Timeline`.
+    threads : int, optional
+        For which there is scratch; as many as there can be, unless given.
 
     Attributes
     ----------
@@ -78,9 +81,10 @@ class Layout:
         sharing: Sharing,
         recomputed: Collection[Region] = frozenset(),
         narrowed: Collection[Region] = frozenset(),
+        threads: int | None = None,
     ):
         self.graph, self.images, self.training, self.dtype = graph, images, training, np.dtype(dtype)
-        self._nodes, self.sharing = graph.nodes, sharing
+        self._nodes, self.sharing, self._threads = graph.nodes, sharing, threads
         self.values: list[Value] = []
         self.requirements: list[Requirements] = [
             node.operator.requirements(images, training, self.dtype, *(x.extent for x in node.inputs))
@@ -133,11 +137,11 @@ class Layout:
             self._touch_kept(k, step, number)
             need = self.requirements[k]
             if step.action == "forward":
-                self.scratch.append(self._new(need.forward_scratch, number))
+                self.scratch.append(self._new_scratch(need.forward_scratch, number))
             elif step.action == "recompute":
-                self.recompute_scratch[k] = self._new(need.forward_scratch, number)
+                self.recompute_scratch[k] = self._new_scratch(need.forward_scratch, number)
             else:
-                self.backward_scratch[k] = self._new(need.backward_scratch, number)
+                self.backward_scratch[k] = self._new_scratch(need.backward_scratch, number)
                 self._place_gradients(k, number)
                 self._place_lines(k, number)
 
@@ -145,6 +149,9 @@ class Layout:
         value = Value(elements * (dtype or self.dtype).itemsize, step, step)
         self.values.append(value)
         return value
+
+    def _new_scratch(self, needs: tuple[Scratch, ...], step: int) -> Value:
+        return self._new(max((need.size(self._threads) for need in needs), default=0), step)
 
     def _touch_region(self, region: Region, restored: bool, step: int) -> None:
         values = self.backward_values if restored else self.forward_values
@@ -237,9 +244,10 @@ def lay_out(
         "bfloat16" or "float16"; None for `dtype`.
     """
     sharing = Sharing(graph, training)
-    layout = Layout(graph, images, training, dtype, sharing)
+    recomputed, narrowed = [], []
     if training:
-        recomputed = choose_recomputed(layout, MEMORY[memory], scratch=storage is None)
-        narrowed = choose_narrowed(layout, recomputed) if storage else []
-        layout = Layout(graph, images, training, dtype, sharing, recomputed, narrowed)
+        kept = Layout(graph, images, training, dtype, sharing, threads=CHOICE_THREADS)
+        recomputed = choose_recomputed(kept, MEMORY[memory])
+        narrowed = choose_narrowed(kept, recomputed) if storage else []
+    layout = Layout(graph, images, training, dtype, sharing, recomputed, narrowed)
     return layout, place(layout.values)

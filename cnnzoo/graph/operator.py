@@ -14,6 +14,7 @@ from cnnzoo.graph.initializers import Initializer
 from cnnzoo.graph.ledger import Pass
 from cnnzoo.graph.tensor import Extent
 from cnnzoo.kernels.batch_norm import add_line
+from cnnzoo.kernels.convolution import Scratch
 
 
 @dataclass(frozen=True)
@@ -98,8 +99,8 @@ class Requirements:
         Arrays that forward writes and backward (or a later forward step) reads; None stands for the real type.
     lent : dict of str to (int, dtype or None)
         Arrays that forward writes and a later forward step reads, and backward does not.
-    forward_scratch, backward_scratch : int
-        Elements of the real type that live during one step.
+    forward_scratch, backward_scratch : tuple of Scratch
+        Of the real type, for one step each: as much as the largest of them.
     begins_batch_norm : bool
         Backward writes, or adds, to the gradient of the input of the deferred batch norm that it reads.
     """
@@ -107,8 +108,8 @@ class Requirements:
     state: Any = None
     kept: dict[str, tuple[int, np.dtype | None]] = field(default_factory=dict)
     lent: dict[str, tuple[int, np.dtype | None]] = field(default_factory=dict)
-    forward_scratch: int = 0
-    backward_scratch: int = 0
+    forward_scratch: tuple[Scratch, ...] = ()
+    backward_scratch: tuple[Scratch, ...] = ()
     begins_batch_norm: bool = False
 
 

@@ -1,8 +1,8 @@
 """Which activations are not kept for backward: most bytes for the least time, while time allows.
 
 Times are estimates: the cost table's for weighted sums, and so much for each value that a pass moves. They depend on
-shapes alone. So does what is narrowed, which rounds, and what is recomputed from it: scratch, of which each thread has
-some, then counts for nothing.
+shapes alone, and so does the choice: what is narrowed is part of a run's bits. Scratch, of which each thread
+has some, counts as for `CHOICE_THREADS`.
 """
 
 from __future__ import annotations
@@ -27,6 +27,10 @@ STORAGE = ("bfloat16", "float16")
 """The types to which activations that wait for backward may be narrowed."""
 
 
+CHOICE_THREADS = 2
+"""The threads for whose scratch a peak is made low, however many there are."""
+
+
 class Choice(NamedTuple):
     """What may be recomputed: the largest share of a step's estimated time, and whether weighted sums are."""
 
@@ -37,13 +41,13 @@ class Choice(NamedTuple):
 MEMORY = {"fast": Choice(0.015, weighted_sums=False), "lean": Choice(0.2, weighted_sums=True)}
 
 
-def choose_recomputed(kept: Layout, choice: Choice, scratch: bool = True) -> list[Region]:
+def choose_recomputed(kept: Layout, choice: Choice) -> list[Region]:
     """Return the regions to recompute, given the layout in which all are kept.
 
     Those that save most bytes for the time it takes to compute them again come first, as far as the share of a step's
-    time allows. `scratch` counts towards the peak, or does not.
+    time allows.
     """
-    peak = Peak(kept, scratch)
+    peak = Peak(kept)
     costs = {k: forward_cost(kept, k) for k in range(len(kept.graph.nodes))}
     cost = {region: sum(costs[k] for k in region.writers) for region in peak.candidates}
     sums = {k for k, need in enumerate(kept.requirements) if isinstance(need.state, Planned)}
@@ -55,7 +59,7 @@ def choose_recomputed(kept: Layout, choice: Choice, scratch: bool = True) -> lis
 
 def choose_narrowed(kept: Layout, recomputed: Collection[Region]) -> list[Region]:
     """Return the regions to narrow, given the layout in which all are kept and what is recomputed; largest first."""
-    peak = Peak(kept, scratch=False)
+    peak = Peak(kept)
     waiting = [region for region in first_reads(kept.sharing, kept.timeline.backward_nodes) if region.writers]
     order = sorted((region for region in waiting if region not in recomputed), key=lambda region: -region.size)
     return _lower(lambda narrowed: peak(recomputed, narrowed), order, dict.fromkeys(order, 0.0), 0.0)
@@ -88,15 +92,15 @@ class Peak:
     """The most bytes that live at once, for any regions to recompute and to narrow.
 
     Nodes that run again, and what they need, are counted in the backward step before which they run; so is a region
-    that is widened. So the peak is never too low, but for `scratch` where that is left out.
+    that is widened. So the peak is never too low.
     """
 
-    def __init__(self, kept: Layout, scratch: bool = True):
+    def __init__(self, kept: Layout):
         self._sharing, timeline = kept.sharing, kept.timeline
         self._bytes = {region: value.size for region, value in kept.forward_values.items()}
         self._step = {step.number: i for i, step in enumerate(timeline.steps) if step.action == "backward"}
         self._first_read = first_reads(kept.sharing, timeline.backward_nodes)
-        self._scratch = [value.size if scratch else 0 for value in kept.scratch]
+        self._scratch = [value.size for value in kept.scratch]
         self._lives = {region: (value.first, value.last) for region, value in kept.forward_values.items()}
         self._itemsize = kept.dtype.itemsize
         # Where forward reads a region last, and where backward reads it first and last.
@@ -111,10 +115,7 @@ class Peak:
                 else:
                     self._forward_ends[region] = i
         self._changes = np.zeros(len(timeline.steps) + 1, np.int64)
-        left_out = set() if scratch else {*kept.scratch, *kept.backward_scratch.values()}
         for value in kept.values:
-            if value in left_out:
-                continue
             self._add(self._changes, value.size, value.first, value.last)
         self.candidates = [
             region for region in kept.sharing.regions if can_be_recomputed(kept.sharing, region, self._first_read)

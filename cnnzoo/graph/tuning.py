@@ -149,7 +149,7 @@ def measure(p: MeasuredPass) -> dict[str, float]:
     for array in operands.values():
         rng.standard_normal(out=array, dtype=p.dtype)
     planned = {name: algorithm(s, p.dtype) for name, algorithm in list_candidates(s).items()}
-    scratch = aligned_zeros(max(algorithm.scratch_sizes[p.direction] for algorithm in planned.values()), p.dtype)
+    scratch = aligned_zeros(max(algorithm.scratch[p.direction].size() for algorithm in planned.values()), p.dtype)
     runs = {name: _bind(p, algorithm, operands, scratch) for name, algorithm in planned.items()}
     for run in runs.values():  # compiles, touches memory for the first time
         run()

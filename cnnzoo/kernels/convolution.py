@@ -13,6 +13,7 @@ and forward may collect the batch-norm partial sums of its output while it lies 
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import numba
 import numpy as np
 
 PLAIN, SCALE_SHIFT_RELU, SCALE_MASKED = range(3)  # nothing, a prologue, an epilogue
@@ -58,6 +59,25 @@ class Epilogue(NamedTuple):
     x: np.ndarray
     ldx: int
     sums: np.ndarray
+
+
+class Scratch(NamedTuple):
+    """Elements that a pass works in, besides its operands.
+
+    Attributes
+    ----------
+    shared : int
+        For all threads together.
+    each : int
+        For each thread.
+    """
+
+    shared: int = 0
+    each: int = 0
+
+    def size(self, threads: int | None = None) -> int:
+        """Return the elements for that many threads, or for as many as there can be."""
+        return self.shared + (threads or numba.config.NUMBA_NUM_THREADS) * self.each
 
 
 def plain(dtype: np.dtype) -> Prologue:

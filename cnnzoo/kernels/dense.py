@@ -9,13 +9,12 @@ ends and the weights exchanged, the weight gradient adds the pairs of each tap. 
 with `im2col`.
 """
 
-import numba
 import numpy as np
 from numba import get_thread_id, prange
 
 from cnnzoo.kernels.blocks import block_count, padded_ld
 from cnnzoo.kernels.compile import kernel, worker
-from cnnzoo.kernels.convolution import PLAIN, ConvolutionShape, plain
+from cnnzoo.kernels.convolution import PLAIN, ConvolutionShape, Scratch, plain
 from cnnzoo.kernels.correlation import finish_rows, transform_run
 from cnnzoo.kernels.costs import COST_LANES, GATHERED_VECTOR, MULTIPLY_ADD, PACKED_VECTOR, SUMMED_VECTOR, count_vectors
 from cnnzoo.kernels.gemm import multiply_block, pack_rows, pack_taps, pack_tasks, packed_size
@@ -203,7 +202,6 @@ class Dense:
     def __init__(self, shape: ConvolutionShape, dtype: np.dtype):
         self.shape = s = shape
         self.dtype = np.dtype(dtype)
-        self._threads = numba.config.NUMBA_NUM_THREADS
         self._nothing = np.empty(0, self.dtype)
         self._plain = plain(self.dtype)
         sources, targets, taps = s.height * s.width, s.out_height * s.out_width, s.kernel**2
@@ -219,18 +217,17 @@ class Dense:
         )
         self.statistics_rows = BLOCK_IMAGES * targets
         width = panel_columns(self.dtype.itemsize)
-        self._panels = {
-            "forward": packed_size(taps * s.in_channels, s.out_channels, self.dtype.itemsize),
-            "input_gradient": packed_size(taps * s.out_channels, s.in_channels, self.dtype.itemsize),
-        }
-        self._scratch = {
-            "forward": BLOCK_IMAGES * padded_ld(sources * s.in_channels),
-            "input_gradient": BLOCK_IMAGES * padded_ld(targets * s.out_channels),
-            "weight_gradient": BLOCK_IMAGES
-            * (padded_ld(sources * CHANNEL_BLOCK) + targets * block_count(CHANNEL_BLOCK, width) * width),
-        }
-        self.scratch_sizes = {
-            name: self._panels.get(name, 0) + self._threads * size for name, size in self._scratch.items()
+        block = padded_ld(sources * CHANNEL_BLOCK) + targets * block_count(CHANNEL_BLOCK, width) * width
+        self.scratch = {
+            "forward": Scratch(
+                packed_size(taps * s.in_channels, s.out_channels, self.dtype.itemsize),
+                BLOCK_IMAGES * padded_ld(sources * s.in_channels),
+            ),
+            "input_gradient": Scratch(
+                packed_size(taps * s.out_channels, s.in_channels, self.dtype.itemsize),
+                BLOCK_IMAGES * padded_ld(targets * s.out_channels),
+            ),
+            "weight_gradient": Scratch(0, BLOCK_IMAGES * block),
         }
 
     def forward(self, x, ldx, w, y, ldy, scratch, prologue=None, accumulate=False, bias=None, statistics=None):
@@ -251,16 +248,16 @@ class Dense:
         on_x = prologue or self._plain
         correlate_position_weights(
             self._forward, x, ldx, on_x.kind, on_x.coefficients, dy, lddy, dw, accumulate,
-            scratch, self._scratch["weight_gradient"],
+            scratch, self.scratch["weight_gradient"].each,
         )  # fmt: skip
 
     def _correlate(self, name, geometry, x, ldx, on_x, w, y, ldy, accumulate, bias, statistics, scratch):
-        panels, per_thread = scratch[: self._panels[name]], scratch[self._panels[name] :]
+        panels, per_thread = np.split(scratch, [self.scratch[name].shared])
         width = panel_columns(self.dtype.itemsize)
         column_panels = block_count(int(geometry[COLUMNS]), width)
         groups = min(column_panels, block_count(MINIMUM_TASKS, block_count(self.shape.images, BLOCK_IMAGES)))
         correlate_positions(
             geometry, x, ldx, on_x.kind, on_x.coefficients, w, self._places, name == "input_gradient", panels,
             block_count(column_panels, groups) * width, y, ldy, accumulate, bias, statistics,
-            per_thread, self._scratch[name],
+            per_thread, self.scratch[name].each,
         )  # fmt: skip

@@ -23,7 +23,7 @@ The error is that of a dot product of kernel^2 terms, and of the output's pixels
 import numpy as np
 
 from cnnzoo.kernels.blocks import block_count, block_rows
-from cnnzoo.kernels.convolution import PLAIN, ConvolutionShape, plain
+from cnnzoo.kernels.convolution import PLAIN, ConvolutionShape, Scratch, plain
 from cnnzoo.kernels.correlation import add_slots
 from cnnzoo.kernels.costs import STEP_VECTOR, count_vectors
 from cnnzoo.kernels.depthwise_passes import BAND_ELEMENTS, depthwise_correlate, depthwise_weight_gradient
@@ -53,8 +53,8 @@ class DepthwiseConvolution:
 
     Attributes
     ----------
-    scratch_sizes : dict of str to int
-        Elements of `dtype` that each pass ("forward", "input_gradient", "weight_gradient") needs as `scratch`.
+    scratch : dict of str to Scratch
+        What each pass ("forward", "input_gradient", "weight_gradient") needs as its argument of that name.
     statistics_rows : int
         Output pixels in a block of the batch-norm partial sums that `forward` collects.
     gradient_rows : None
@@ -88,14 +88,18 @@ class DepthwiseConvolution:
         groups = block_count(shape.in_channels, self._group)
         self._slots = min(shape.images * shape.out_height, block_count(MINIMUM_TASKS, groups))
         slots = self._slots * shape.kernel**2 * shape.in_channels
-        self.scratch_sizes = {"forward": 0, "input_gradient": 0, "weight_gradient": slots if self._slots > 1 else 0}
+        self.scratch = {
+            "forward": Scratch(),
+            "input_gradient": Scratch(),
+            "weight_gradient": Scratch(slots if self._slots > 1 else 0),
+        }
         self.statistics_rows = block_rows(shape.out_width * shape.out_channels) * shape.out_width
 
     def forward(self, x, ldx, w, y, ldy, scratch, prologue=None, accumulate=False, bias=None, statistics=None):
         """y (+)= correlate(prologue(x), w) + b, each channel by itself.
 
         x and y are pixel matrices with leading dimensions `ldx` and `ldy`, `scratch` has
-        ``scratch_sizes["forward"]`` elements, and `bias` is T[channels]. If `accumulate`, y is added to instead of
+        ``scratch["forward"].size()`` elements, and `bias` is T[channels]. If `accumulate`, y is added to instead of
         overwritten. `statistics`, [ceil(out_pixels / statistics_rows)][mean, M2][channels], is written.
         """
         on_x = prologue or self._plain

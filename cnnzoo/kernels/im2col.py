@@ -18,11 +18,10 @@ kernel**2 * out for the input gradient and the number of output pixels for the w
 
 from dataclasses import dataclass
 
-import numba
 import numpy as np
 
 from cnnzoo.kernels.blocks import block_count, padded_ld
-from cnnzoo.kernels.convolution import ConvolutionShape, plain, plain_epilogue
+from cnnzoo.kernels.convolution import ConvolutionShape, Scratch, plain, plain_epilogue
 from cnnzoo.kernels.correlation import DEPTH_BLOCK, ROW_BLOCK, add_slots, correlate, correlate_weights
 from cnnzoo.kernels.costs import (
     COST_LANES,
@@ -148,8 +147,8 @@ class Im2col:
 
     Attributes
     ----------
-    scratch_sizes : dict of str to int
-        Elements of `dtype` that each pass ("forward", "input_gradient", "weight_gradient") needs as `scratch`.
+    scratch : dict of str to Scratch
+        What each pass ("forward", "input_gradient", "weight_gradient") needs as its argument of that name.
     statistics_rows : int
         Output pixels in a block of the batch-norm partial sums that `forward` collects.
     gradient_rows : int or None
@@ -185,7 +184,6 @@ class Im2col:
     def __init__(self, shape: ConvolutionShape, dtype: np.dtype):
         self.shape = shape
         self.dtype = np.dtype(dtype)
-        self._threads = numba.config.NUMBA_NUM_THREADS
         self._forward = _forward_correlation(shape, self.dtype.itemsize)
         self._gradients = _gradient_correlations(shape, self.dtype.itemsize)
         self._nothing = np.empty(0, self.dtype)
@@ -193,10 +191,12 @@ class Im2col:
         self.statistics_rows = self._forward.rows
         self.gradient_rows = self._gradients[0].rows if shape.stride == 1 else None
         self._plan_weight_gradient()
-        self.scratch_sizes = {
-            "forward": self._forward.panels + self._threads * self._forward.scratch,
-            "input_gradient": max(c.panels + self._threads * c.scratch for c in self._gradients),
-            "weight_gradient": self._slot_size + self._threads * self._weight_scratch,
+        self.scratch = {
+            "forward": Scratch(self._forward.panels, self._forward.scratch),
+            "input_gradient": Scratch(
+                max(phase.panels for phase in self._gradients), max(phase.scratch for phase in self._gradients)
+            ),
+            "weight_gradient": Scratch(self._slot_size, self._weight_scratch),
         }
 
     def forward(self, x, ldx, w, y, ldy, scratch, prologue=None, accumulate=False, bias=None, statistics=None):
@@ -210,7 +210,7 @@ class Im2col:
         w : ndarray of T[::1]
             Weights [kernel, kernel, in, out].
         scratch : ndarray of T[::1]
-            ``scratch_sizes["forward"]`` elements.
+            ``scratch["forward"].size()`` elements.
         prologue : Prologue, optional
             Applied to `x`: nothing, or scale, shift and ReLU.
         accumulate : bool

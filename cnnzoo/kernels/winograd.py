@@ -26,12 +26,11 @@ a dot product, times what the transforms amplify (A' and B' hold coefficients up
 
 from dataclasses import dataclass
 
-import numba
 import numpy as np
 
 from cnnzoo.kernels import winograd_passes
 from cnnzoo.kernels.blocks import block_count, padded_ld
-from cnnzoo.kernels.convolution import ConvolutionShape, plain, plain_epilogue
+from cnnzoo.kernels.convolution import ConvolutionShape, Scratch, plain, plain_epilogue
 from cnnzoo.kernels.correlation import add_slots
 from cnnzoo.kernels.costs import (
     COST_LANES,
@@ -158,8 +157,8 @@ class Winograd:
 
     Attributes
     ----------
-    scratch_sizes : dict of str to int
-        Elements of `dtype` that each pass ("forward", "input_gradient", "weight_gradient") needs as `scratch`.
+    scratch : dict of str to Scratch
+        What each pass ("forward", "input_gradient", "weight_gradient") needs as its argument of that name.
     statistics_rows : int or None
         Output pixels in a block of the batch-norm partial sums that `forward` collects; None if it cannot.
     gradient_rows : int or None
@@ -207,7 +206,6 @@ class Winograd:
     def __init__(self, shape: ConvolutionShape, dtype: np.dtype):
         self.shape = s = shape
         self.dtype = np.dtype(dtype)
-        self._threads = numba.config.NUMBA_NUM_THREADS
         self._nothing = np.empty(0, self.dtype)
         self._plain, self._plain_epilogue = plain(self.dtype), plain_epilogue(self.dtype)
         itemsize, source, target = self.dtype.itemsize, (s.height, s.width), (s.out_height, s.out_width)
@@ -223,10 +221,10 @@ class Winograd:
         self.gradient_rows = self._gradient.rows_per_block
         self._plan_weight_gradient()
         alignment = VECTOR_BYTES // itemsize
-        self.scratch_sizes = {
-            "forward": alignment + self._forward.shared + self._threads * self._forward.scratch,
-            "input_gradient": alignment + self._gradient.shared + self._threads * self._gradient.scratch,
-            "weight_gradient": self._slot_size + self._threads * self._weight_scratch,
+        self.scratch = {
+            "forward": Scratch(alignment + self._forward.shared, self._forward.scratch),
+            "input_gradient": Scratch(alignment + self._gradient.shared, self._gradient.scratch),
+            "weight_gradient": Scratch(self._slot_size, self._weight_scratch),
         }
 
     def forward(self, x, ldx, w, y, ldy, scratch, prologue=None, accumulate=False, bias=None, statistics=None):

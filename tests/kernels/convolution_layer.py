@@ -154,7 +154,7 @@ class Layer:
         options = {
             k: v.argument() if isinstance(v, (OnLoad, OnStore)) else v for k, v in options.items() if v is not None
         }
-        memory, scratch = _guarded(self.algorithm.scratch_sizes[name], self.dtype)
+        memory, scratch = _guarded(self.algorithm.scratch[name].size(), self.dtype)
         getattr(self.algorithm, name)(*arguments, scratch, **options)
         assert np.all(memory[scratch.size :] == GUARD)
 

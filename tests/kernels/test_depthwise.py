@@ -181,7 +181,7 @@ def test_same_bits_at_any_number_of_threads(shape):
 def test_fixed_shapes_take_every_path():
     """Weight gradients with and without slots, by groups of channels; several blocks of statistics."""
     plans = [DepthwiseConvolution(shape, np.float32) for shape in (*TAILS, *NETWORK_SHAPES)]
-    assert {plan.scratch_sizes["weight_gradient"] > 0 for plan in plans} == {False, True}
+    assert {plan.scratch["weight_gradient"].size() > 0 for plan in plans} == {False, True}
     assert {plan._group < plan.shape.in_channels for plan in plans} == {False, True}
     assert {plan.statistics_rows < plan.shape.out_pixels for plan in plans} == {False, True}
     assert {plan.shape.height * plan.shape.width * plan.shape.in_channels > 16384 for plan in plans} == {False, True}

@@ -22,6 +22,7 @@ from cnnzoo.kernels.batch_norm import (
     normalize_forward,
 )
 from cnnzoo.kernels.blocks import block_count, block_rows
+from cnnzoo.kernels.convolution import Scratch
 
 NO_RESIDUAL, WRITE_RESIDUAL, ADD_TO_RESIDUAL = range(3)
 
@@ -77,8 +78,8 @@ class BatchNorm(Operator):
             needs.kept["inv_std"] = channels, None
             needs.kept["gradient_sums"] = 2 * channels, np.dtype(np.float64)
             needs.lent["moments"] = 2 * channels, np.dtype(np.float64)
-            needs.forward_scratch = partials  # not needed where the statistics can be borrowed
-            needs.backward_scratch = partials + 2 * channels
+            needs.forward_scratch = (Scratch(partials),)  # not needed where the statistics can be borrowed
+            needs.backward_scratch = (Scratch(partials + 2 * channels),)
         return needs
 
     def moved(self, c: Context, direction: Pass) -> int:

@@ -10,7 +10,7 @@ from cnnzoo.graph.operator import Context, Matrix, Operator, Parameter, Requirem
 from cnnzoo.graph.tensor import Extent
 from cnnzoo.kernels.batch_norm import merge_gradient_sums
 from cnnzoo.kernels.blocks import block_count, block_rows
-from cnnzoo.kernels.convolution import SCALE_MASKED, SCALE_SHIFT_RELU, ConvolutionShape, Epilogue, Prologue
+from cnnzoo.kernels.convolution import SCALE_MASKED, SCALE_SHIFT_RELU, ConvolutionShape, Epilogue, Prologue, Scratch
 from cnnzoo.kernels.elementwise import sum_rows
 
 
@@ -54,13 +54,14 @@ class WeightedSum(Operator):
         planned = plan_algorithms(shape, names, dtype)
         columns = self.out_channels
         bias_partials = block_count(shape.out_pixels, block_rows(columns)) * columns if self.has_bias else 0
+        shared, each = planned.input_gradient.scratch["input_gradient"]
         needs = Requirements(
             state=planned,
-            forward_scratch=planned.forward.scratch_sizes["forward"],
-            backward_scratch=max(
-                planned.input_gradient.scratch_sizes["input_gradient"] + self._gradient_sums(planned),
-                planned.weight_gradient.scratch_sizes["weight_gradient"],
-                bias_partials,
+            forward_scratch=(planned.forward.scratch["forward"],),
+            backward_scratch=(
+                Scratch(shared + self._gradient_sums(planned), each),
+                planned.weight_gradient.scratch["weight_gradient"],
+                Scratch(bias_partials),
             ),
             begins_batch_norm=self._gradient_sums(planned) > 0,
         )
