@@ -5,6 +5,7 @@ import dataclasses
 import json
 import re
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -71,7 +72,7 @@ def _make_parser() -> Parser:
         "--image-shape", metavar="CxHxW", type=_read_shape, help="channels, height, width (default: the network's own)"
     )
     for name, setting in list_settings().items():
-        if setting.group == "model" and name not in ("model", "init_from"):
+        if setting.group == "model" and name not in ("model", "init_from", "tune"):  # nothing is measured
             add_setting(parser, name)
     return parser
 
@@ -96,7 +97,14 @@ def _summarize(name: str, parsed: argparse.Namespace, lenient: bool = False) -> 
         dropout = dropout if model.dropout else None
         options = {key: value for key, value in options.items() if key in model.options}
     graph = build_graph(name, parsed.num_classes, image_shape=parsed.image_shape, dropout=dropout, **options)
-    return summarize(graph, config.batch_size, config.dtype, memory=config.memory, storage=config.storage)
+    return summarize(
+        graph,
+        config.batch_size,
+        config.dtype,
+        memory=config.memory,
+        storage=config.storage,
+        algorithm=config.algorithm,
+    )
 
 
 def _to_plain(s: "Summary", with_layers: bool = True) -> dict[str, Any]:
@@ -135,10 +143,24 @@ def _describe(name: str, s: "Summary") -> str:
             *align(rows, left=2),
             _COUNTED,
             "",
-            f"memory of a training step, batches of {s.batch_size:,}, {s.dtype}, --memory {m.memory}",
+            f"algorithms, batches of {s.batch_size:,}: forward, input gradient, weight gradient",
+            *align(_list_algorithms(s), left=3),
+            "",
+            f"memory of a training step, {_conditions(s)}, --memory {m.memory}",
             *align(memory, left=1),
         ]
     )
+
+
+def _list_algorithms(s: "Summary") -> list[list[str]]:
+    """Return a row for each choice of algorithms, with the number of layers that it is made for."""
+    counts = Counter(layer.algorithms for layer in s.layers if layer.algorithms is not None)
+    return [[f"  {passes[0]}", *passes[1:], f"{n} layer{'' if n == 1 else 's'}"] for passes, n in counts.most_common()]
+
+
+def _conditions(s: "Summary") -> str:
+    preferred = f", --algorithm {s.algorithm}" if s.algorithm else ""
+    return f"batches of {s.batch_size:,}, {s.dtype}{preferred}"
 
 
 def _describe_all(found: dict[str, "Summary"]) -> str:
@@ -157,7 +179,7 @@ def _describe_all(found: dict[str, "Summary"]) -> str:
         [
             *align(rows, left=1),
             _COUNTED,
-            f"memory for batches of {s.batch_size:,}, {s.dtype}: {', '.join(choices)}, all that a training step",
+            f"memory for {_conditions(s)}: {', '.join(choices)}, all that a training step",
             "works on with that --memory; inference, activations and scratch",
         ]
     )

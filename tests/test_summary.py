@@ -10,7 +10,9 @@ import pytest
 
 import cnnzoo
 from cnnzoo import summary
+from cnnzoo.graph.algorithms import choose_algorithms
 from cnnzoo.graph.summary import summarize
+from cnnzoo.kernels.convolution import ConvolutionShape
 from cnnzoo.models.registry import build_graph, get_model
 
 PARAMETERS = {
@@ -196,7 +198,10 @@ def test_json(run):
         "output_shape": [6, 28, 28],
         "parameters": 156,
         "multiply_adds": 117_600,
+        "algorithms": list(choose_algorithms(ConvolutionShape(32, 28, 28, 1, 6, 5, 1, 2))),
     }
+    assert [layer["algorithms"] is None for layer in result["layers"][1:3]] == [True, True]
+    assert result["algorithm"] is None
     assert result["multiply_adds"] == sum(layer["multiply_adds"] for layer in result["layers"])
     assert result["memory"]["parameters"] == 4 * 64_851
     code, output, _ = run("--compare", "--json")
@@ -220,6 +225,27 @@ def test_settings_of_the_network(run):
     assert large["multiply_adds"] == 4 * (555_422_720 - 5_120) + 5_120
 
 
+def test_algorithm_is_used_and_shown(run):
+    arguments = ["--model", "resnet18", "--batch-size", 16, "--algorithm", "im2col"]
+    result = json.loads(run(*arguments, "--json")[1])
+    net = cnnzoo.create_model("resnet18", algorithm="im2col")
+    assert result["algorithm"] == "im2col"
+    assert result["memory"]["training_arena"] == net.arena_bytes(16, training=True)
+    assert {tuple(layer["algorithms"]) for layer in result["layers"] if layer["algorithms"]} == {("im2col",) * 3}
+    lines = run(*arguments)[1].splitlines()
+    assert "  im2col  im2col  im2col  21 layers" in lines
+    assert "memory of a training step, batches of 16, float32, --algorithm im2col, --memory fast" in lines
+    assert "batches of 128, float32, --algorithm im2col: fast" in run("--compare", "--algorithm", "im2col")[1]
+
+
+@pytest.mark.parametrize("name", cnnzoo.list_models())
+def test_algorithms_are_those_that_the_network_plans(name):
+    net = cnnzoo.create_model(name)
+    net._plan(16, training=True)
+    layers = summarize(build_graph(name), 16).layers
+    assert {f"{r.name} @16": list(r.algorithms) for r in layers if r.algorithms} == net.algorithms()
+
+
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
@@ -232,6 +258,11 @@ def test_settings_of_the_network(run):
         (["--model", "vgg16", "--num-classes", "0"], "num_classes: expected a whole number of 1 or more, got 0"),
         (["--model", "vgg16", "--dropout", "1"], "dropout: expected a number of 0 or more and below 1, or None, got 1"),
         (["--model", "vgg16", "--dtype", "float16"], "dtype: expected one of float32, float64, got 'float16'"),
+        (
+            ["--model", "vgg16", "--algorithm", "im2row"],
+            "algorithm: expected one of im2col, winograd, dense, depthwise",
+        ),
+        (["--model", "vgg16", "--tune"], "--tune: no such argument"),
         (["--model", "vgg16", "--image-shape", "32x32"], "as 3x32x32, got '32x32'"),
         (["--model", "vgg16", "--image-shape", "3x0x32"], "as 3x32x32, got '3x0x32'"),
         (["--model", "vgg16", "--image-shape", "3x8x8"], "vgg16, images of 3x8x8: max_pool4: expected an image"),

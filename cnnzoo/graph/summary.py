@@ -6,8 +6,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from cnnzoo.errors import ConfigError
+from cnnzoo.graph.algorithms import Passes
 from cnnzoo.graph.layout import check_memory_choice, lay_out
+from cnnzoo.graph.operators.convolution import WeightedSum
 from cnnzoo.graph.passes import DEFAULT_PASSES
+from cnnzoo.graph.pinning import prefer
 from cnnzoo.graph.recompute import MEMORY
 from cnnzoo.graph.tensor import Graph, Node
 
@@ -26,6 +29,8 @@ class LayerSummary:
     parameters : int
     multiply_adds : int
         Of one image forward, as `Operator.multiply_adds` counts them.
+    algorithms : Passes or None
+        What computes a convolution, or a fully connected layer, at the batch size; None for other layers.
     """
 
     name: str
@@ -33,6 +38,7 @@ class LayerSummary:
     output_shape: tuple[int, int, int]
     parameters: int
     multiply_adds: int
+    algorithms: Passes | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,12 +86,13 @@ class MemorySummary:
 
 @dataclass(frozen=True, kw_only=True)
 class Summary:
-    """A graph's layers, and its memory at one batch size and type."""
+    """A graph's layers, and its memory at one batch size and type; the algorithm that is preferred, if one is."""
 
     image_shape: tuple[int, int, int]
     num_classes: int
     batch_size: int
     dtype: str
+    algorithm: str | None
     layers: tuple[LayerSummary, ...]
     memory: MemorySummary
 
@@ -105,6 +112,7 @@ def summarize(
     passes: Iterable[Callable[[Graph], Graph]] = DEFAULT_PASSES,
     memory: str = "fast",
     storage: str | None = None,
+    algorithm: str | None = None,
 ) -> Summary:
     """Count without making any array or compiling any kernel.
 
@@ -119,15 +127,18 @@ def summarize(
         The rewritings that the network will run with: they decide on its memory.
     memory, storage : str, str or None
         As in `cnnzoo.graph.layout.lay_out`.
+    algorithm : str or None
+        As in `Network.prefer_algorithm`.
 
     Raises
     ------
     ConfigError
-        A batch size below 1, an unknown memory or storage, or a storage that does not go with the dtype.
+        A batch size below 1, an unknown memory, storage or algorithm, or a storage that does not go with the dtype.
     """
     if batch_size < 1:
         raise ConfigError(f"batch_size: expected 1 or more, got {batch_size}")
-    layers = tuple(_summarize_layer(node) for node in graph.nodes)
+    prefer(graph, algorithm)
+    layers = tuple(_summarize_layer(node, batch_size) for node in graph.nodes)
     statistics = sum(buffer.size for node in graph.nodes for buffer in node.operator.buffers)
     for rewrite in passes:
         graph = rewrite(graph)
@@ -142,6 +153,7 @@ def summarize(
         num_classes=graph.output.extent.size,
         batch_size=batch_size,
         dtype=np.dtype(dtype).name,
+        algorithm=algorithm,
         layers=layers,
         memory=MemorySummary(
             parameters=parameter_bytes,
@@ -155,12 +167,13 @@ def summarize(
     )
 
 
-def _summarize_layer(node: Node) -> LayerSummary:
-    extent = node.output.extent
+def _summarize_layer(node: Node, images: int) -> LayerSummary:
+    extent, operator = node.output.extent, node.operator
     return LayerSummary(
         name=node.name,
-        kind=node.operator.kind,
+        kind=operator.kind,
         output_shape=(extent.channels, extent.height, extent.width),
-        parameters=sum(parameter.size for parameter in node.operator.parameters),
-        multiply_adds=node.operator.multiply_adds(*(x.extent for x in node.inputs)),
+        parameters=sum(parameter.size for parameter in operator.parameters),
+        multiply_adds=operator.multiply_adds(*(x.extent for x in node.inputs)),
+        algorithms=operator.choose(images, node.inputs[0].extent) if isinstance(operator, WeightedSum) else None,
     )

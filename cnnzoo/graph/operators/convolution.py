@@ -48,10 +48,13 @@ class WeightedSum(Operator):
             raise ModelError(f"{self.name}: expected an image no smaller than its {shape.kernel}x{shape.kernel} kernel")
         return Extent(shape.out_height, shape.out_width, self.out_channels)
 
+    def choose(self, images: int, x: Extent) -> Passes:
+        """Return what computes a batch of `images` of extent `x`: what was pinned for it, else what is wanted."""
+        return self.pinned_algorithms.get(images) or choose_algorithms(self.shape(images, x), self.wanted_algorithm)
+
     def requirements(self, images: int, training: bool, dtype: np.dtype, *inputs: Extent) -> Requirements:
         shape = self.shape(images, inputs[0])
-        names = self.pinned_algorithms.get(images) or choose_algorithms(shape, self.wanted_algorithm)
-        planned = plan_algorithms(shape, names, dtype)
+        planned = plan_algorithms(shape, self.choose(images, inputs[0]), dtype)
         columns = self.out_channels
         bias_partials = block_count(shape.out_pixels, block_rows(columns)) * columns if self.has_bias else 0
         shared, each = planned.input_gradient.scratch["input_gradient"]
