@@ -121,14 +121,14 @@ def test_whole_networks_in_little_memory(name, training):
     assert arena_bytes <= 1.05 * find_lower_bound(layout.values)
 
 
-@pytest.mark.parametrize(("name", "tensors", "part"), [("vgg16", 2, 0.42), ("vgg16_bn", 2, 0.42), ("resnet18", 3, 0.3)])
-def test_inference_takes_far_less_than_training(name, tensors, part):
+@pytest.mark.parametrize(
+    ("name", "tensors", "limit"), [("vgg16", 2, 70.2e6), ("vgg16_bn", 2, 70.2e6), ("resnet18", 3, 105e6)]
+)
+def test_inference_keeps_nothing_for_backward(name, tensors, limit):
     """At once it needs a convolution's input and output, and a shortcut if there is one; scratch is small."""
     net = create_model(name)
-    training, inference = (net.arena_bytes(128, training=training) for training in (True, False))
     largest = 128 * 4 * max(node.output.extent.size for node in net.graph.nodes)
-    assert tensors * largest <= inference <= 1.05 * tensors * largest
-    assert inference < part * training
+    assert tensors * largest <= net.arena_bytes(128, training=False) <= limit
 
 
 def test_memory_grows_with_the_batch():
