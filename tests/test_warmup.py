@@ -94,6 +94,25 @@ def test_processes_end_with_the_loop_that_waits_for_them():
     assert not set(multiprocessing.active_children()) & set(started)
 
 
+_WAIT = """
+import time
+from cnnzoo.kernels.compile import Request
+from cnnzoo.training.compilation import compile_ahead
+for compilation in compile_ahead([Request("cnnzoo.kernels.elementwise", "add_forward", "float32")] * 3, processes=2):
+    print(compilation.name, flush=True)
+    time.sleep(600)
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGKILL")
+def test_processes_end_with_the_one_that_started_them():
+    """They have its standard output: its end comes when all of them have ended."""
+    with subprocess.Popen([sys.executable, "-c", _WAIT], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout.readline() == "add_forward\n"
+        process.kill()
+        assert process.communicate(timeout=60)[0] == ""
+
+
 def test_what_is_missing_is_compiled_with_a_word(monkeypatch):
     requests = [Request("module", name, "float32") for name in ("one", "two")]
     monkeypatch.setattr(progress, "list_missing", lambda config: requests)
@@ -105,12 +124,13 @@ def test_what_is_missing_is_compiled_with_a_word(monkeypatch):
     assert re.fullmatch(r"kernels: compiled in 0\.\d s", second)
 
 
-def test_run_goes_on_where_no_processes_can_be_had(monkeypatch):
-    def fail(requests, processes):
+@pytest.mark.parametrize("part", ["list_missing", "compile_ahead"])
+def test_run_goes_on_where_nothing_can_be_compiled_ahead(monkeypatch, part):
+    def fail(*arguments):
         raise OSError("no semaphores")
 
     monkeypatch.setattr(progress, "list_missing", lambda config: [Request("module", "one", "float32")])
-    monkeypatch.setattr(progress, "compile_ahead", fail)
+    monkeypatch.setattr(progress, part, fail)
     output = io.StringIO()
     progress.Progress(output, io.StringIO()).compile_missing(RunConfig(model="lenet5"))
     assert output.getvalue().endswith("kernels: no semaphores; each is compiled when it is called first\n")

@@ -1,6 +1,8 @@
 """Compiling ahead: which kernels a run calls, found without running any, and their compilation in several processes."""
 
 import multiprocessing
+import os
+import threading
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 
@@ -58,11 +60,12 @@ def list_missing(config: RunConfig) -> list[Request]:
 def compile_ahead(requests: Iterable[Request], processes: int) -> Iterator[Compilation]:
     """Compile, or load, in so many processes, and yield what each compilation took as it ends.
 
-    Ctrl-C reaches the caller alone. Where that, or anything else, ends the caller's loop early, the processes end.
+    Ctrl-C reaches the caller alone. Where that, or anything else, ends the caller's loop early, the processes end; and
+    so they do where the caller's process is killed.
     """
     context = multiprocessing.get_context("spawn")  # a fork of a process whose OpenMP has started cannot use it
     others = multiprocessing.active_children()
-    pool = ProcessPoolExecutor(processes, context)
+    pool = ProcessPoolExecutor(processes, context, initializer=_end_with_parent)
     try:
         with interrupts_held_back():
             futures = [pool.submit(fulfill, request) for request in requests]
@@ -74,3 +77,15 @@ def compile_ahead(requests: Iterable[Request], processes: int) -> Iterator[Compi
             process.terminate()
         raise
     pool.shutdown()
+
+
+def _end_with_parent() -> None:
+    """Let this process end when the one that started it has ended, in the middle of a compilation too."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def wait() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()

@@ -53,11 +53,11 @@ class Progress(Observer):
 
     def compile_missing(self, config: RunConfig) -> None:
         """Compile what a run calls and the cache lacks, on all cores, and say so."""
-        requests, start = list_missing(config), time.perf_counter()
-        if not requests:  # another run has compiled them meanwhile
-            return
-        self._print(f"kernels: {len(requests)} to compile for this processor; they are kept for later runs")
         try:
+            requests, start = list_missing(config), time.perf_counter()
+            if not requests:  # another run has compiled them meanwhile
+                return
+            self._print(f"kernels: {len(requests)} to compile for this processor; they are kept for later runs")
             with open_bar("compiling", len(requests), self._terminal, _COUNT) as bar:
                 for _ in compile_ahead(requests, min(count_cores(), len(requests))):
                     bar.update()
