@@ -72,6 +72,12 @@ class StopSignals:
         for number, handler in self._previous.items():
             signal.signal(number, handler)
 
+    def raise_at_once(self) -> None:
+        """Raise `Interrupt` from here on: now, for a signal that has come already."""
+        self.stop = None
+        if self.received is not None:
+            raise Interrupt("interrupted", self.received)
+
     def _handle(self, number: int, frame: FrameType | None) -> None:
         self.received = number
         for other in self._previous:

@@ -84,7 +84,7 @@ def _train_rank(
             return None
 
         def compile_missing() -> None:
-            signals.stop = None  # there is no step to finish
+            signals.raise_at_once()  # there is no step to finish
             progress.compile_missing(trainer.config)
             signals.stop = trainer.stop
 

@@ -8,10 +8,12 @@ import sys
 import threading
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from cnnzoo.config import RunConfig
 from cnnzoo.interrupts import Interrupt, StopSignals
+from cnnzoo.kernels.compile import kernel
 from cnnzoo.training import trainer as trainer_module
 from cnnzoo.training.observer import Observer
 from cnnzoo.training.progress import Progress
@@ -48,6 +50,22 @@ def test_signal_before_training_exits_with_its_code(run, data, monkeypatch, name
     monkeypatch.setattr(Trainer, "__init__", lambda *arguments: signal.raise_signal(getattr(signal, name)))
     code, output, errors = run("--model", "linear", "--data-dir", data)
     assert (code, output, errors) == (exit_code, "", "cnnzoo train: interrupted\n")
+
+
+@pytest.mark.usefixtures("linear")
+def test_nothing_is_compiled_after_a_signal(run, data, monkeypatch):
+    @kernel("void(T[::1])")
+    def is_missing(x):
+        raise AssertionError
+
+    def plan(trainer):
+        signal.raise_signal(signal.SIGTERM)
+        is_missing(np.zeros(1))
+
+    monkeypatch.setattr(Trainer, "plan", plan)
+    monkeypatch.setattr(Progress, "compile_missing", lambda *arguments: pytest.fail("it began to compile"))
+    code, _, errors = run("--model", "linear", "--data-dir", data)
+    assert (code, errors) == (143, "cnnzoo train: interrupted\n")
 
 
 def _start(data, tmp_path, **options):
