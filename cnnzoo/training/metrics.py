@@ -145,6 +145,11 @@ class Tally:
         """Those counted so far."""
         return int(self.sums[0])
 
+    @property
+    def total_loss(self) -> float:
+        """The sum of the images' losses."""
+        return float(self.sums[1])
+
     def add(self, loss: float, logits: np.ndarray, labels: np.ndarray) -> None:
         """Count a batch: its mean loss, logits float[n, classes], labels int64[n].
 

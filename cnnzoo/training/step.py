@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterable
+from typing import NamedTuple
 
 import numpy as np
 
@@ -18,6 +19,24 @@ from cnnzoo.training.optimizers import Optimizer
 from cnnzoo.training.state import RunState
 
 Batch = tuple[np.ndarray, np.ndarray]
+
+
+class _Fault(NamedTuple):
+    """Where a rank's part in a step is not finite.
+
+    Attributes
+    ----------
+    order : int
+        Of several ranks' faults, the least came first: `_LAYER` of the forward pass, `_LOSS`, or an element of the
+        gradient's arena, which backward fills in order.
+    words : str
+    """
+
+    order: int
+    words: str
+
+
+_LAYER, _LOSS = -2, -1
 
 
 class Stepper:
@@ -57,7 +76,9 @@ class Stepper:
         self._label_smoothing, self._clip_norm = label_smoothing, clip_norm
         self._partials = np.empty(block_count(net.gradient_arena.size, BLOCK_ELEMENTS))
         self._engine = engine or Engine()
-        self.gradient_sum = self._engine.sum_gradients(net.gradient_arena, bucket_bytes, self._sum_squares)
+        self.gradient_sum = self._engine.sum_gradients(net.gradient_arena, bucket_bytes, self._inspect)
+        self._lost: tuple[float, np.ndarray, int] | None = None  # loss, images and draws of a batch
+        self._fault: _Fault | None = None  # of this rank's own gradient
 
     def take(self, batches: Iterable[Batch], images: int, tally: Tally, count: int = 1) -> float:
         """Take one step by the mean gradient of all images of some batches, and count them in `tally`.
@@ -82,26 +103,26 @@ class Stepper:
         Raises
         ------
         DivergenceError
-            The loss or a gradient is not finite; the message names the first layer where it is not. The network and
-            the tally are as before the step. The rank raises it whose loss or gradient it is; no other one can end the
-            step then.
+            The loss or a gradient is not finite; the message names the first layer where it is not, and of several
+            ranks the one where it was so first. All of them raise it. The network and the tally are as before the step.
         """
         net, optimizer = self._net, self._optimizer
         statistics = {name: buffer.copy() for name, buffer in net.buffers.items()}
         random_step = net.random_step
-        try:
-            own = self._compute_gradient(batches, images, count)
-            self.gradient_sum.finish()
-            norm = math.sqrt(self._sum_squares(0, net.gradient_arena.size))
-        except DivergenceError:
+        self._lost = self._fault = None
+        own = self._compute_gradient(batches, images, count)
+        self.gradient_sum.finish()
+        if self._engine.size > 1:
+            self._unite(own, images)
+        squares = sum_squares(net.gradient_arena, self._partials)
+        if not math.isfinite(squares + own.total_loss):
+            words = self._describe_fault()
             for name, buffer in net.buffers.items():
                 buffer[:] = statistics[name]
             net.random_step = random_step
-            raise
-        limit = self._clip_norm or math.inf
+            raise DivergenceError(words)
+        norm, limit = math.sqrt(squares), self._clip_norm or math.inf
         optimizer.step(limit / norm if norm > limit else 1.0)
-        if self._engine.size > 1:
-            self._unite(own, images)
         if self._average is not None:
             self._average.update(optimizer.steps)
         tally.sums += own.sums
@@ -125,9 +146,8 @@ class Stepper:
         for number, (images, labels) in enumerate(batches):
             logits = self._net.forward(images, training=True)
             loss, dlogits = cross_entropy(logits, labels, self._label_smoothing)
-            if not math.isfinite(loss):
-                layer = self._net.find_not_finite(images) or "the loss itself"
-                raise DivergenceError(f"expected a finite loss, got {loss}, which comes from {layer}")
+            if not math.isfinite(loss) and self._lost is None:  # the step is finished: other ranks wait for this one
+                self._lost = loss, images, self._net.random_step
             if len(labels) != total:
                 dlogits *= dlogits.dtype.type(len(labels) / total)
             on_gradient = self.gradient_sum.on_gradient if number == count - 1 else None
@@ -135,19 +155,34 @@ class Stepper:
             tally.add(loss, logits, labels)
         return tally
 
-    def _sum_squares(self, first: int, last: int) -> float:
-        """Return the sum of the squares of a part of the gradient; refuse one that is not finite."""
-        gradient = self._net.gradient_arena
-        total = sum_squares(gradient[first:last], self._partials)
-        if not math.isfinite(total):
-            # In the arena's order, in which backward produces them.
-            for name, start, stop, _ in self._net.parameter_segments():
-                part = gradient[max(start, first) : min(stop, last)]
-                bad = part[~np.isfinite(part)]
-                if bad.size:
-                    raise DivergenceError(f"expected finite gradients, got {bad[0]}, first in that of {name}")
-            raise DivergenceError("expected gradients whose squares are finite, got larger ones")
-        return total
+    def _inspect(self, first: int, last: int) -> None:
+        """Remember where this rank's gradient is not finite first; called for its parts in their order."""
+        if self._fault is None:
+            squares = sum_squares(self._net.gradient_arena[first:last], self._partials)
+            self._fault = None if math.isfinite(squares) else self._find_fault(first, last)
+
+    def _find_fault(self, first: int, last: int) -> _Fault:
+        """Return where a part of the gradient is not finite, whose sum of squares is not."""
+        for name, start, stop, _ in self._net.parameter_segments():  # in the arena's order
+            part = self._net.gradient_arena[max(start, first) : min(stop, last)]
+            bad = part[~np.isfinite(part)]
+            if bad.size:
+                return _Fault(start, f"expected finite gradients, got {bad[0]}, first in that of {name}")
+        return _Fault(first, "expected gradients whose squares are finite, got larger ones")
+
+    def _describe_fault(self) -> str:
+        """Return what was not finite first in a step, on all ranks the same."""
+        if self._lost is not None:
+            loss, images, self._net.random_step = self._lost
+            layer = self._net.find_not_finite(images)
+            words = f"expected a finite loss, got {loss}, which comes from {layer or 'the loss itself'}"
+            self._fault = _Fault(_LOSS if layer is None else _LAYER, words)
+        found = self._engine.collect((self._fault, self._engine.place))
+        faults = [(fault, place) for fault, place in found if fault is not None]
+        if not faults:  # those of each rank alone are finite
+            return self._find_fault(0, self._net.gradient_arena.size).words
+        fault, place = min(faults, key=lambda pair: pair[0].order)
+        return f"{place}: {fault.words}" if self._engine.size > 1 else fault.words
 
 
 def make_stepper(config: RunConfig, state: RunState, engine: Engine) -> Stepper:

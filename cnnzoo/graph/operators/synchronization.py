@@ -29,11 +29,12 @@ def merge_replicas(
     mean, m2 : float64[channels]
     rows : int
     """
-    sums = np.append(rows * mean, float(rows))
-    add_up(sums)
-    total = int(sums[-1])
-    merged = sums[:-1] / total
-    squares = m2 + rows * (mean - merged) ** 2
+    with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is told by the loss
+        sums = np.append(rows * mean, float(rows))
+        add_up(sums)
+        total = int(sums[-1])
+        merged = sums[:-1] / total
+        squares = m2 + rows * (mean - merged) ** 2
     add_up(squares)
     return merged, squares, total
 
