@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the checkout, for `benchmarks`
 
 from benchmarks import harness
-from cnnzoo.command import align, run_command
+from cnnzoo.command import align, run_command, told_once
 from cnnzoo.errors import CnnzooError
 
 if TYPE_CHECKING:
@@ -61,13 +61,14 @@ def serve(name: str, model: str, batch_size: int) -> None:
     from cnnzoo.training.engine import make_engine
 
     engine = make_engine(name)
-    set_num_threads(engine.threads or RANKS)
-    steps = _make_steps(engine, model, batch_size)
-    while (kind := _next_kind(engine)) in steps:
-        engine.any(False)  # all begin at once
-        answer = steps[kind]()
-        if engine.is_root:
-            print(json.dumps(answer), flush=True)
+    with told_once("benchmarks/mpi.py", engine):
+        set_num_threads(engine.threads or RANKS)
+        steps = _make_steps(engine, model, batch_size)
+        while (kind := _next_kind(engine)) in steps:
+            engine.any(False)  # all begin at once
+            answer = steps[kind]()
+            if engine.is_root:
+                print(json.dumps(answer), flush=True)
 
 
 def _next_kind(engine: "Engine") -> str:

@@ -1,17 +1,21 @@
 """What the commands share: arguments, one-line errors and exit codes."""
 
 import argparse
+import contextlib
 import dataclasses
 import os
 import signal
 import sys
-from collections.abc import Callable, Sequence
-from typing import Any, NoReturn, TextIO
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, NoReturn, TextIO
 
 from cnnzoo.config import list_settings
 from cnnzoo.errors import CnnzooError, ConfigError, ModelError, suggest
 from cnnzoo.interrupts import Interrupt
 from cnnzoo.settings import Setting
+
+if TYPE_CHECKING:
+    from cnnzoo.training.engine import Engine
 
 
 class Parser(argparse.ArgumentParser):
@@ -134,6 +138,27 @@ def run_command(name: str, command: Callable[[], None]) -> int:
 
 REPORTED = (CnnzooError, OSError, MemoryError, KeyboardInterrupt)
 """Errors that a command tells of in a line; others are mistakes of this package."""
+
+
+@contextlib.contextmanager
+def told_once(name: str, engine: "Engine") -> Iterator[None]:
+    """Have an error within this context told in one line: by rank 0 where all ranks meet one, else by the rank itself.
+
+    `name` is as of `run_command`, within which this stands.
+    """
+
+    def describe(error: BaseException) -> tuple[str, int] | None:
+        if not isinstance(error, REPORTED):
+            return None
+        return f"{name}: {engine.place}: {describe_error(error)}", exit_code(error)
+
+    try:
+        with engine.together(describe):
+            yield
+    except REPORTED as error:
+        if engine.is_root:
+            raise
+        raise SystemExit(exit_code(error)) from None
 
 
 def describe_error(error: BaseException) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from cnnzoo.command import Parser, add_setting, run_command
+from cnnzoo.command import Parser, add_setting, run_command, told_once
 from cnnzoo.memory import free_memory
 from cnnzoo.threads import get_num_threads, get_threading_layer, set_num_threads
 
@@ -41,10 +41,11 @@ def doctor(arguments: Sequence[str] | None) -> None:
     from cnnzoo.training.engine import make_engine
 
     engine = make_engine(getattr(parsed, "distributed", "none"))
-    if engine.threads is not None:
-        set_num_threads(engine.threads)
-    found = examine(engine.members)
-    found["findings"] = list_findings(found)
+    with told_once("cnnzoo doctor", engine):
+        if engine.threads is not None:
+            set_num_threads(engine.threads)
+        found = examine(engine.members)
+        found["findings"] = list_findings(found)
     if engine.is_root:
         print(json.dumps(found) if parsed.json else "\n".join(_describe(found)))
 

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from cnnzoo.command import REPORTED, Parser, add_setting, describe_error, exit_code, flag, run_command
+from cnnzoo.command import Parser, add_setting, exit_code, flag, run_command, told_once
 from cnnzoo.config import RunConfig, list_settings, load_config
 from cnnzoo.errors import ConfigError, FinishedError
 from cnnzoo.interrupts import Interrupt, StopSignals
@@ -52,15 +52,12 @@ def train(arguments: Sequence[str] | None) -> None:
 
         engine = make_engine(config.distributed)
         signals.repeated = engine.size > 1
-        threads = config.threads or engine.threads
-        if threads is not None:
-            # Before numba is imported, with the trainer, so that they may be more than the cores.
-            set_num_threads(threads)
-        try:
+        with told_once("cnnzoo train", engine):
+            threads = config.threads or engine.threads
+            if threads is not None:
+                # Before numba is imported, with the trainer, so that they may be more than the cores.
+                set_num_threads(threads)
             interrupt = _train_rank(parsed, config, engine, signals)
-        except REPORTED as error:
-            engine.end_all(f"cnnzoo train: {engine.place}: {describe_error(error)}", exit_code(error))
-            raise
     if interrupt is not None:
         raise interrupt if engine.is_root else SystemExit(exit_code(interrupt))
 

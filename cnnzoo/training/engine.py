@@ -6,11 +6,16 @@ when it is asked for.
 
 import platform
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from contextlib import AbstractContextManager, nullcontext
+from functools import cache, wraps
+from typing import Any, TypeVar, cast
 
 import numpy as np
 
 Result = TypeVar("Result")
+Method = TypeVar("Method", bound=Callable[..., Any])
+Describe = Callable[[BaseException], tuple[str, int] | None]
+"""Returns the line that tells of an error and the exit code, None for an error that has to be shown with its origin."""
 
 
 class GradientSum:
@@ -93,16 +98,22 @@ class Engine:
             `Network.gradient_arena`.
         bucket_bytes : int
         check : callable
-            Called with the bounds of this rank's own gradients before they leave it; raises where they are unfit.
+            Called with the bounds of a part of this rank's own gradients before they leave it.
         """
         return GradientSum()
 
-    def end_all(self, line: str, code: int) -> None:
-        """End all ranks at once with an exit code and, printed once, a line that tells why; alone it does nothing."""
+    def together(self, describe: Describe = lambda error: None) -> AbstractContextManager[None]:
+        """Return a context that no rank leaves alone by an error, for the others would wait for it in vain.
+
+        An error of cnnzoo's own is raised where every rank meets one; any other error ends all ranks at once, told
+        once. Within another such context it does nothing.
+        """
+        return nullcontext()
 
 
+@cache
 def make_engine(name: str) -> Engine:
-    """Return the engine of a name, "none" or "mpi".
+    """Return the engine of a name, "none" or "mpi"; a process has one of each.
 
     Raises
     ------
@@ -114,3 +125,14 @@ def make_engine(name: str) -> Engine:
     from cnnzoo.training.mpi import MpiEngine
 
     return MpiEngine()
+
+
+def act_together(method: Method) -> Method:
+    """Have all of a method of an object that has an `engine` happen within the context `Engine.together`."""
+
+    @wraps(method)
+    def act(self: Any, *arguments: Any, **options: Any) -> Any:
+        with self.engine.together():
+            return method(self, *arguments, **options)
+
+    return cast(Method, act)

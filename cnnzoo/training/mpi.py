@@ -1,11 +1,12 @@
 """Ranks on MPI: the engine of processes that mpiexec or srun started together."""
 
 import atexit
+import contextlib
 import os
 import platform
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from types import TracebackType
 from typing import Any
 
@@ -13,10 +14,11 @@ import numpy as np
 
 from cnnzoo.errors import CnnzooError, ConfigError, DistributedError
 from cnnzoo.threads import list_cores
-from cnnzoo.training.engine import Engine, GradientSum, Result
+from cnnzoo.training.engine import Describe, Engine, GradientSum, Result
 from cnnzoo.training.watch import Watched, start_watch
 
 _LEAST_BUCKET = 2**20
+_COMPANY = 3.0  # seconds within which all ranks have to meet an error, so that it is not one rank's alone
 _INSTALL = "pip install 'cnnzoo[mpi]' (mpi4py and MPICH), or mpi4py beside the MPI of the cluster"
 
 
@@ -37,6 +39,7 @@ class MpiEngine(Engine):
     """The ranks of MPI's world.
 
     A rank that raises an error which nobody handles, or that is killed, ends all of them: see `cnnzoo.training.watch`.
+    `make_engine` makes the one that a process has.
 
     Raises
     ------
@@ -48,7 +51,7 @@ class MpiEngine(Engine):
 
     def __init__(self) -> None:
         self._mpi = _import_mpi()
-        self._comm = self._mpi.COMM_WORLD.Dup()
+        self._comm, self._errors = self._mpi.COMM_WORLD.Dup(), self._mpi.COMM_WORLD.Dup()
         self.rank, self.size = self._comm.rank, self._comm.size
         self._check_launcher()
         host = platform.node()
@@ -61,6 +64,7 @@ class MpiEngine(Engine):
         member |= {"cores": len(cores), "threads": self.threads}
         self.members = self._comm.allgather(member)
         self._watched: Watched | None = None
+        self._is_together = False
         if self.size > 1:
             address = self._comm.bcast(start_watch(self.size) if self.is_root else None)
             self._watched = Watched(address, self.place)
@@ -117,17 +121,49 @@ class MpiEngine(Engine):
             return GradientSum()
         return _BucketSum(self._mpi, self._comm, arena, bucket_bytes, check)
 
-    def end_all(self, line: str, code: int) -> None:
-        if self._watched is not None:
-            self._watched.fail(line)
-            self._comm.Abort(code)
+    @contextlib.contextmanager
+    def together(self, describe: Describe = lambda error: None) -> Iterator[None]:
+        if self._is_together or self.size == 1:
+            yield
+            return
+        self._is_together = True
+        try:
+            yield
+        except BaseException as error:
+            if not (isinstance(error, CnnzooError) and self._meet()):
+                told = describe(error)
+                if told is None:
+                    self._end_by_error(type(error), error, error.__traceback__)
+                else:
+                    self._end_all(*told)
+            raise
+        finally:
+            self._is_together = False
+
+    def _meet(self) -> bool:
+        """Tell whether all ranks call this within some seconds; those that do not may be in any other call."""
+        request, deadline = self._errors.Ibarrier(), time.monotonic() + _COMPANY
+        while not request.Test():
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(0.01)
+        return True
 
     def _end_by_error(self, kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
-        """Print an error that nobody handled, as Python does, and end all ranks."""
+        """Print an error as Python does where nobody handles it, and end all ranks."""
         if isinstance(error, self._mpi.Exception):
             time.sleep(2)  # another rank has gone, and the watch ends this one
         self._print_error(kind, error, traceback)
-        self.end_all(f"{self.place}: {kind.__name__}: {error}", 1)
+        self._end_all(f"cnnzoo: {self.place}: {kind.__name__}: {error}", 1)
+
+    def _end_all(self, line: str, code: int) -> None:
+        """End all ranks at once with an exit code and, printed once, a line that tells why."""
+        assert self._watched is not None
+        self._watched.fail(" ".join(line.split()))
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(OSError, ValueError):
+                stream.flush()
+        self._comm.Abort(code)
 
 
 def share_cores(cores: list[list[int]], number: int) -> int:

@@ -7,15 +7,19 @@ from cnnzoo.data import Dataset
 from cnnzoo.errors import DistributedError
 from cnnzoo.graph.network import Network
 from cnnzoo.graph.replicas import synchronize_batch_norm
+from cnnzoo.interop.model_file import locate_weights
+from cnnzoo.interop.weights import load_weights
 from cnnzoo.training.engine import Engine
 from cnnzoo.training.resume import Claim, claim_run
 
 
-def claim_for_all(engine: Engine, config: RunConfig, where: str) -> tuple[Claim | None, list[str]]:
+def claim_for_all(engine: Engine, config: RunConfig, where: str | None) -> tuple[Claim | None, list[str]]:
     """Have rank 0 lock the run to go on with, and read its checkpoint; arguments, result and errors as `claim_run`.
 
-    The checkpoint need not be found on other hosts. The lock is rank 0's.
+    The checkpoint need not be found on other hosts. The lock is rank 0's. Where `where` is None, no run goes on.
     """
+    if where is None:
+        return None, []
     locks = []
 
     def claim_unlocked() -> tuple[Claim | None, list[str]]:
@@ -52,6 +56,11 @@ def find_fingerprint(engine: Engine, dataset: Dataset) -> str:
                 f"here they are {dataset.source}"
             )
     return fingerprint
+
+
+def load_on_root(engine: Engine, net: Network, path: str) -> None:
+    """Let rank 0's network have the weights at a path, which other hosts need not have; raises as `load_weights`."""
+    engine.from_root(lambda: net.load_state_dict(load_weights(locate_weights(path))))
 
 
 def unite_replicas(engine: Engine, net: Network, sync_batchnorm: bool) -> None:

@@ -10,14 +10,12 @@ from cnnzoo.config import RunConfig
 from cnnzoo.data import Batches, choose_dataset, load_dataset
 from cnnzoo.errors import DivergenceError, StateError
 from cnnzoo.graph.tuning import Tuning
-from cnnzoo.interop.model_file import locate_weights
-from cnnzoo.interop.weights import load_weights
 from cnnzoo.memory import resident_memory
 from cnnzoo.models import create_model
 from cnnzoo.threads import set_num_threads
 from cnnzoo.training.averaging import WeightAverage
 from cnnzoo.training.checkpoint import BEST, FOLDER, LAST, Header
-from cnnzoo.training.engine import Engine, make_engine
+from cnnzoo.training.engine import Engine, act_together, make_engine
 from cnnzoo.training.environment import describe_environment
 from cnnzoo.training.forecast import WORTH_MEASURING, Forecast, check_memory, measure_run
 from cnnzoo.training.history import EpochRecord, History
@@ -25,7 +23,7 @@ from cnnzoo.training.metrics import Metrics, Tally, evaluate
 from cnnzoo.training.observer import Observer, Observers
 from cnnzoo.training.optimizers import make_optimizer
 from cnnzoo.training.output import FolderOutput, Output
-from cnnzoo.training.replicas import claim_for_all, count_ranks, find_fingerprint, unite_replicas
+from cnnzoo.training.replicas import claim_for_all, count_ranks, find_fingerprint, load_on_root, unite_replicas
 from cnnzoo.training.report import Reporter
 from cnnzoo.training.resume import AUTO, Claim, continue_config
 from cnnzoo.training.schedules import apply_schedule, learning_rate, stretch
@@ -104,18 +102,23 @@ class Trainer:
         engine: Engine | None = None,
     ) -> None:
         self.engine = engine or make_engine(config.distributed)
-        threads = config.threads or self.engine.threads
-        if threads:
-            set_num_threads(threads)
         writers = [Reporter(), *([TensorBoard()] if config.tensorboard else [])] if self.engine.is_root else []
         self.observer = Observers(*writers, *([] if observer is None else [observer]))
         self.resume = None if resume is None else os.fspath(resume)
-        self.passed_over: list[str] = []
+        self._stop = False
+        self.forecast: Forecast | None = None
+        self.history: History | None = None
+        self._begin(config)
+
+    @act_together
+    def _begin(self, config: RunConfig) -> None:
+        """Set the threads, have the run that goes on to oneself, and prepare it."""
+        threads = config.threads or self.engine.threads
+        if threads:
+            set_num_threads(threads)
         if self.resume is None or self.resume == AUTO:
             config = config.replace(dataset=choose_dataset(config.dataset, config.data_dir)[0])
-        claim = None
-        if self.resume is not None:
-            claim, self.passed_over = claim_for_all(self.engine, config, self.resume)
+        claim, self.passed_over = claim_for_all(self.engine, config, self.resume)
         self.resumed_from: Header | None = None if claim is None else claim.header
         self._lock = None if claim is None else claim.lock
         try:
@@ -124,9 +127,6 @@ class Trainer:
             if self._lock is not None:
                 self._lock.close()
             raise
-        self._stop = False
-        self.forecast: Forecast | None = None
-        self.history: History | None = None
 
     def _prepare(self, config: RunConfig, claim: Claim | None) -> None:
         """Load the data and make the network, or take over the state that a checkpoint holds."""
@@ -149,8 +149,8 @@ class Trainer:
         self.net = create_model(
             config.model, self.dataset.num_classes, image_shape=self.dataset.image_shape, **config.network_settings
         )
-        if config.init_from is not None and claim is None and self.engine.is_root:
-            self.net.load_state_dict(load_weights(locate_weights(config.init_from)))
+        if config.init_from is not None and claim is None:
+            load_on_root(self.engine, self.net, config.init_from)
         unite_replicas(self.engine, self.net, config.sync_batchnorm)
         self.optimizer = make_optimizer(config, self.net)
         self.state = RunState(
@@ -172,6 +172,7 @@ class Trainer:
         """Let `fit` finish the step that is under way, save a checkpoint and return; may be called from anywhere."""
         self._stop = True
 
+    @act_together
     def plan(self, measure: bool = True) -> Forecast:
         """Find out what the run will take, and choose the epochs that fit into a budget; `fit` does so where needed.
 
@@ -199,8 +200,7 @@ class Trainer:
             self.forecast = check_memory(self.state, self.config, largest, self.engine)
         left = (self.config.epochs - self.state.position.epoch) * self.steps_per_epoch
         if measure and (left >= WORTH_MEASURING or self.config.budget is not None):
-            # `fit` will come upon either again, and tell where; of several ranks one alone may come upon the second.
-            with contextlib.suppress(_Stop, *([] if self.engine.size > 1 else [DivergenceError])):
+            with contextlib.suppress(_Stop, DivergenceError):  # `fit` will come upon either again, and tell where
                 run = (self.state, self.config, splits, self._take_step, self.engine)
                 self.forecast = measure_run(self.forecast, *run)
         seconds = self.config.budget_seconds
@@ -208,6 +208,7 @@ class Trainer:
             self.config = stretch(self.config, self.forecast.fit_epochs(seconds))
         return self.forecast
 
+    @act_together
     def fit(self) -> History:
         """Train for the run's epochs, test the weights of the best one, and write the run's folder.
 
@@ -232,20 +233,19 @@ class Trainer:
             raise StateError("fit: expected a trainer that has not run, got one that has; make a new one")
         if self.forecast is None:
             self.plan(measure=self.config.budget is not None)
-        state = self.state
         self._output = self._open_output()
         try:
             self.history = history = History(
-                config=self.config, folder=self._output.path, epochs=state.epochs, resident_before=self._resident
+                config=self.config, folder=self._output.path, epochs=self.state.epochs, resident_before=self._resident
             )
             self._output.save(LAST)
             self.observer.run_started(self, history)
-            while state.position.epoch < self.config.epochs:
+            while self.state.position.epoch < self.config.epochs:
                 self._run_epoch()
             self._finish()
             self.observer.run_done(history)
         except _Stop:
-            if state.position.epoch < self.config.epochs:
+            if self.state.position.epoch < self.config.epochs:
                 self._output.save(LAST)
         finally:
             self._output.close()

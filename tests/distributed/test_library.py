@@ -1,0 +1,85 @@
+"""Trainers on several ranks in a program of one's own, which may handle their errors."""
+
+import platform
+import time
+
+import pytest
+
+from tests.distributed.ranks import needs_mpi, run_ranks
+from tests.training.stand_ins import write_mnist
+
+pytestmark = needs_mpi
+
+SECONDS = 60  # within which all ranks have to be gone, starting included, on a machine that others use as well
+
+_PROGRAM = """
+import sys
+from cnnzoo import RunConfig, Trainer
+from cnnzoo.errors import CnnzooError
+from cnnzoo.training import trainer
+from cnnzoo.training.observer import Observer
+from tests.training.stand_ins import make_linear_network
+trainer.create_model = make_linear_network
+
+def make(observer=None, **settings):
+    data, output = sys.argv[1:]
+    settings = {"batch_size": 8, "epochs": 2, "data_dir": data, "output_dir": output} | settings
+    return Trainer(RunConfig(model="linear", dataset="mnist", distributed="mpi", **settings), observer)
+
+"""
+
+_ALONE = """
+class Fail(Observer):
+    def run_started(self, trainer, history):
+        self.rank = trainer.engine.rank
+
+    def step_done(self, tally):
+        if self.rank == 1:
+            raise {error}
+
+try:
+    make(Fail()).fit()
+except BaseException as error:
+    print("handled", type(error))
+"""
+
+_ON_ALL = """
+for wrong in ({"batch_size": 1}, {"init_from": "nowhere"}):
+    try:
+        make(**wrong)
+    except CnnzooError as error:
+        print("refused:", error)
+first = make()
+assert first.engine is make().engine
+history = first.fit()
+if first.engine.is_root:
+    print(len(history.epochs), "epochs")
+"""
+
+
+@pytest.fixture
+def run(tmp_path):
+    """Return a function that runs a program on three ranks: (exit code, output, errors)."""
+    data = write_mnist(tmp_path / "data", train=330, test=50)
+    return lambda program: run_ranks(3, "-c", _PROGRAM + program, data, tmp_path / "runs")
+
+
+@pytest.mark.parametrize("error", ["ValueError('of its own')", "CnnzooError('of its own')", "SystemExit('of its own')"])
+def test_rank_that_leaves_alone_ends_all(run, error):
+    start = time.monotonic()
+    code, output, errors = run(_ALONE.replace("{error}", error))
+    assert time.monotonic() - start < SECONDS
+    assert code == 1
+    assert "handled" not in output
+    name = error.partition("(")[0]
+    assert [line for line in errors.splitlines() if line.startswith("cnnzoo: ")] == [
+        f"cnnzoo: rank 1 on {platform.node()}: {name}: of its own"
+    ]
+
+
+def test_what_all_ranks_meet_may_be_handled(run):
+    code, output, errors = run(_ON_ALL)
+    assert code == 0, errors
+    assert output.count("refused: batch_size: expected 2 or more images") == 3
+    assert output.count("refused: nowhere: ") == 3
+    assert output.count("2 epochs") == 1
