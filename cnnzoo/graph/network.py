@@ -12,7 +12,7 @@ from cnnzoo.graph.layout import check_memory_choice
 from cnnzoo.graph.ledger import Ledger
 from cnnzoo.graph.liveness import ALIGNMENT, aligned_zeros
 from cnnzoo.graph.operator import Operator, Parameter, real_type
-from cnnzoo.graph.passes import DEFAULT_PASSES
+from cnnzoo.graph.passes import DEFAULT_PASSES, apply_batch_norm_on_load
 from cnnzoo.graph.pinning import list_pins, pin, prefer
 from cnnzoo.graph.plan import OperatorArrays, Plan
 from cnnzoo.graph.replicas import alone, count_final, random_keys
@@ -80,10 +80,10 @@ class Network:
         storage: str | None = None,
     ):
         self.name, self.seed, self.dtype = name, seed, real_type(dtype)
-        self.memory, self.storage = memory, storage
+        self.memory, self.storage, self._passes = memory, storage, tuple(passes)
         check_memory_choice(memory, storage, self.dtype)
         operators = [node.operator for node in graph.nodes]
-        for rewrite in passes:
+        for rewrite in self._passes:
             graph = rewrite(graph)
         self.graph = graph
         extent = graph.input.extent
@@ -172,6 +172,8 @@ class Network:
             There is none of that name.
         """
         prefer(self.graph, name)
+        if apply_batch_norm_on_load in self._passes:
+            apply_batch_norm_on_load(self.graph)
         self._forget_plans()
 
     def _forget_plans(self) -> None:

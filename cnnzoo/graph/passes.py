@@ -106,7 +106,8 @@ def apply_batch_norm_on_load(graph: Graph) -> Graph:
     The normalized tensor is then never written, read or kept for backward; and where the algorithm of the input
     gradient can, it does the first half of the batch norm's backward before it stores what it has computed.
     Convolutions are left out that would normalize every value once a tap: a depthwise one does, but waits for memory,
-    and Winograd's about twice.
+    and Winograd's about twice. That follows from the algorithm that is preferred: this pass may be run again when
+    another one is. What is pinned does not count, for it may differ between numbers of images.
     """
     consumers = graph.consumers()
     for node in graph.nodes:
@@ -114,17 +115,17 @@ def apply_batch_norm_on_load(graph: Graph) -> Graph:
         if not isinstance(operator, BatchNorm) or not operator.relu or operator.add or len(readers) != 1:
             continue
         reader = readers[0].operator
-        if isinstance(reader, Convolution) and _loads_each_value_once(reader, node.output.extent):
-            operator.deferred = True
-            reader.applies_batch_norm = True
-            reader.borrows = Loan(operator, "coefficients"), Loan(operator, "gradient_sums")
+        if isinstance(reader, Convolution):
+            on_load = _loads_each_value_once(reader, node.output.extent)
+            operator.deferred = reader.applies_batch_norm = on_load
+            reader.borrows = (Loan(operator, "coefficients"), Loan(operator, "gradient_sums")) if on_load else ()
     return graph
 
 
 def _loads_each_value_once(operator: Convolution, x: Extent) -> bool:
     """Tell whether, about, or at no cost: for a batch of the usual size, which matters little to what is cheapest."""
     is_pointwise = operator.kernel == 1 and operator.padding == 0
-    algorithms = choose_algorithms(operator.shape(USUAL_IMAGES, x))
+    algorithms = choose_algorithms(operator.shape(USUAL_IMAGES, x), operator.wanted_algorithm)
     return is_pointwise or isinstance(operator, Depthwise) or set(algorithms) == {Winograd.name}
 
 
