@@ -67,9 +67,14 @@ class MpiEngine(Engine):
         self._is_together = False
         if self.size > 1:
             address = self._comm.bcast(start_watch(self.size) if self.is_root else None)
-            self._watched = Watched(address, self.place)
+            self._watched = Watched(address, self.place, self._find_turn())
             atexit.register(self._watched.leave)
             self._print_error, sys.excepthook = sys.excepthook, self._end_by_error
+
+    def _find_turn(self) -> int:
+        """Return the turn in which this rank tells that the watch is gone: first rank 0, then one on another host."""
+        elsewhere = [member["rank"] for member in self.members if member["host"] != self.members[0]["host"]]
+        return [0, *elsewhere[:1]].index(self.rank) if self.rank in (0, *elsewhere[:1]) else 2
 
     def _check_launcher(self) -> None:
         """Refuse ranks that a launcher of another MPI has started: each would take itself for the only one."""

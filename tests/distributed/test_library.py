@@ -29,13 +29,14 @@ def make(observer=None, **settings):
 """
 
 _ALONE = """
+import os, signal
 class Fail(Observer):
     def run_started(self, trainer, history):
         self.rank = trainer.engine.rank
 
     def step_done(self, tally):
-        if self.rank == 1:
-            raise {error}
+        if self.rank == {rank}:
+            {act}
 
 try:
     make(Fail()).fit()
@@ -67,7 +68,7 @@ def run(tmp_path):
 @pytest.mark.parametrize("error", ["ValueError('of its own')", "CnnzooError('of its own')", "SystemExit('of its own')"])
 def test_rank_that_leaves_alone_ends_all(run, error):
     start = time.monotonic()
-    code, output, errors = run(_ALONE.replace("{error}", error))
+    code, output, errors = run(_ALONE.format(rank=1, act=f"raise {error}"))
     assert time.monotonic() - start < SECONDS
     assert code == 1
     assert "handled" not in output
@@ -75,6 +76,17 @@ def test_rank_that_leaves_alone_ends_all(run, error):
     assert [line for line in errors.splitlines() if line.startswith("cnnzoo: ")] == [
         f"cnnzoo: rank 1 on {platform.node()}: {name}: of its own"
     ]
+
+
+def test_rank_0_that_is_killed_ends_all(run):
+    start = time.monotonic()
+    code, output, errors = run(_ALONE.format(rank=0, act="os.kill(os.getpid(), signal.SIGKILL)"))
+    assert time.monotonic() - start < SECONDS
+    assert code != 0
+    assert "handled" not in output
+    (told,) = [line for line in errors.splitlines() if line.startswith("cnnzoo: ")]
+    assert told.startswith(f"cnnzoo: rank 0 on {platform.node()} (process ")
+    assert told.endswith(" was killed, or its host is gone; --resume goes on from the last checkpoint")
 
 
 def test_what_all_ranks_meet_may_be_handled(run):
