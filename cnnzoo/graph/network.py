@@ -12,6 +12,7 @@ from cnnzoo.graph.layout import check_memory_choice
 from cnnzoo.graph.ledger import Ledger
 from cnnzoo.graph.liveness import ALIGNMENT, aligned_zeros
 from cnnzoo.graph.operator import Operator, Parameter, real_type
+from cnnzoo.graph.overflow import find_overflow
 from cnnzoo.graph.passes import DEFAULT_PASSES, apply_batch_norm_on_load
 from cnnzoo.graph.pinning import list_pins, pin, prefer
 from cnnzoo.graph.plan import OperatorArrays, Plan
@@ -246,7 +247,7 @@ class Network:
         after_operator = count_final(plan.backward_operators, starts, self.gradient_arena.size, on_gradient)
         plan.backward(accumulate, self.ledger, after_operator)
 
-    def find_not_finite(self, images: np.ndarray) -> str | None:
+    def find_not_finite(self, images: np.ndarray, stored: bool = False) -> str | None:
         """Return the first layer whose weights or output in training are not finite, in forward order; None: all are.
 
         Runs a forward pass as `forward` does in training, with the draws of the last one. The running statistics and
@@ -256,6 +257,8 @@ class Network:
         ----------
         images : ndarray of float [N, C, H, W]
             Normalized.
+        stored : bool
+            Return instead the first output, of none but finite ones, that is beyond what `storage` float16 holds.
 
         Raises
         ------
@@ -267,14 +270,10 @@ class Network:
             for name, slot in self._slots.items()
             if not np.isfinite(self.parameter_arena[slot.start : slot.stop]).all()
         }
-        kept = {name: buffer.copy() for name, buffer in self._buffers.items()}
-        try:
+        with alone(self.graph, self._buffers):
             plan = self._load(self._checked(images), training=True)
-            with alone(self.graph):
-                return plan.find_not_finite(random_keys(self.seed, self.random_step - 1, self.replica), bad)
-        finally:
-            for name, buffer in kept.items():
-                self._buffers[name][:] = buffer
+            keys = random_keys(self.seed, self.random_step - 1, self.replica)
+            return find_overflow(plan, keys) if stored else plan.find_not_finite(keys, bad)
 
     def arena_bytes(self, images: int, training: bool, memory: str | None = None) -> int:
         """Return the bytes of activations, gradients of activations and scratch that a batch of `images` takes.

@@ -26,15 +26,18 @@ def synchronize_batch_norm(graph: Graph, add_up: Callable[[np.ndarray], None] | 
 
 
 @contextmanager
-def alone(graph: Graph) -> Iterator[None]:
-    """For a while, do without the other replicas."""
-    kept = [(operator, operator.add_up) for operator in _list_batch_norms(graph)]
+def alone(graph: Graph, buffers: Mapping[str, np.ndarray]) -> Iterator[None]:
+    """For a while, do without the other replicas; what becomes of the buffers is taken back."""
+    links = [(operator, operator.add_up) for operator in _list_batch_norms(graph)]
+    kept = {name: buffer.copy() for name, buffer in buffers.items()}
     synchronize_batch_norm(graph, None)
     try:
         yield
     finally:
-        for operator, add_up in kept:
+        for operator, add_up in links:
             operator.add_up = add_up
+        for name, buffer in kept.items():
+            buffers[name][:] = buffer
 
 
 def random_keys(seed: int, step: int, replica: int) -> Callable[[str], int]:

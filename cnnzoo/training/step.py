@@ -9,6 +9,7 @@ import numpy as np
 from cnnzoo.config import RunConfig
 from cnnzoo.errors import DivergenceError
 from cnnzoo.graph.network import Network
+from cnnzoo.graph.overflow import LARGEST_FLOAT16
 from cnnzoo.kernels.arena import sum_squares
 from cnnzoo.kernels.blocks import BLOCK_ELEMENTS, block_count
 from cnnzoo.kernels.cross_entropy import cross_entropy
@@ -79,6 +80,7 @@ class Stepper:
         self.gradient_sum = self._engine.sum_gradients(net.gradient_arena, bucket_bytes, self._inspect)
         self._lost: tuple[float, np.ndarray, int] | None = None  # loss, images and draws of a batch
         self._fault: _Fault | None = None  # of this rank's own gradient
+        self._stored: list[tuple[np.ndarray, int]] = []  # images and draws of batches with activations in float16
 
     def take(self, batches: Iterable[Batch], images: int, tally: Tally, count: int = 1) -> float:
         """Take one step by the mean gradient of all images of some batches, and count them in `tally`.
@@ -110,6 +112,7 @@ class Stepper:
         statistics = {name: buffer.copy() for name, buffer in net.buffers.items()}
         random_step = net.random_step
         self._lost = self._fault = None
+        self._stored.clear()
         own = self._compute_gradient(batches, images, count)
         self.gradient_sum.finish()
         if self._engine.size > 1:
@@ -146,6 +149,8 @@ class Stepper:
         for number, (images, labels) in enumerate(batches):
             logits = self._net.forward(images, training=True)
             loss, dlogits = cross_entropy(logits, labels, self._label_smoothing)
+            if self._net.storage == "float16":
+                self._stored.append((images, self._net.random_step))
             if not math.isfinite(loss) and self._lost is None:  # the step is finished: other ranks wait for this one
                 self._lost = loss, images, self._net.random_step
             if len(labels) != total:
@@ -177,12 +182,27 @@ class Stepper:
             layer = self._net.find_not_finite(images)
             words = f"expected a finite loss, got {loss}, which comes from {layer or 'the loss itself'}"
             self._fault = _Fault(_LOSS if layer is None else _LAYER, words)
+        else:
+            if self._engine.size == 1:
+                self._inspect(0, self._net.gradient_arena.size)
+            if self._fault is not None:
+                self._fault = self._fault._replace(words=self._fault.words + self._describe_overflow())
         found = self._engine.collect((self._fault, self._engine.place))
         faults = [(fault, place) for fault, place in found if fault is not None]
         if not faults:  # those of each rank alone are finite
             return self._find_fault(0, self._net.gradient_arena.size).words
         fault, place = min(faults, key=lambda pair: pair[0].order)
         return f"{place}: {fault.words}" if self._engine.size > 1 else fault.words
+
+    def _describe_overflow(self) -> str:
+        """Return what to add where float16 could not hold the activations of this rank's images."""
+        for images, random_step in self._stored:
+            self._net.random_step = random_step
+            layer = self._net.find_not_finite(images, stored=True)
+            if layer is not None:
+                limit = f"{LARGEST_FLOAT16:,}"
+                return f"; storage float16 holds values from -{limit} to {limit}, and the output of {layer} larger ones"
+        return ""
 
 
 def make_stepper(config: RunConfig, state: RunState, engine: Engine) -> Stepper:

@@ -197,21 +197,44 @@ def test_narrowed_storage_rounds_gradients_alone(name, storage):
     assert error < {"bfloat16": 0.2, "float16": 0.06}[storage]
 
 
+def make_small_network(storage):
+    """Return a network without a ReLU, so that backward reads all of the stem's output."""
+    x = layers.conv(Graph(Extent(6, 6, 4)).input, 8, 3, name="stem")
+    layers.linear(layers.conv(x, 8, 3, name="conv"), 3, name="head")
+    net = Network(x.graph, name="small", seed=5, storage=storage)
+    randomize(net)
+    return net
+
+
 @pytest.mark.parametrize(("storage", "unit"), [("bfloat16", 2.0**-8), ("float16", 2.0**-11)])
 def test_narrowed_activations_are_rounded_once(storage, unit):
     """Without a ReLU, a convolution's weight gradient is off by a rounding of its input for each value."""
     gradients = []
     for choice in (None, storage):
-        x = layers.conv(Graph(Extent(6, 6, 4)).input, 8, 3, name="stem")
-        layers.linear(layers.conv(x, 8, 3, name="conv"), 3, name="head")
-        net = Network(x.graph, name="small", seed=5, storage=choice)
-        randomize(net)
+        net = make_small_network(choice)
         with narrowing_all():
             run_step(net, *make_batch(net, 4))
         gradients.append(net.gradients())
     assert 0 < relative_error(gradients[1]["conv.weight"], gradients[0]["conv.weight"]) <= unit
     # The images are not narrowed, and what the stem's gradient is made of was not either.
     np.testing.assert_array_equal(gradients[1]["stem.weight"], gradients[0]["stem.weight"])
+
+
+@pytest.mark.parametrize(("storage", "is_finite", "layer"), [("float16", False, "stem"), ("bfloat16", True, None)])
+def test_layer_beyond_what_is_stored(storage, is_finite, layer):
+    net = make_small_network(storage)
+    images, labels = make_batch(net, 4)
+    with narrowing_all():
+        run_step(net, images, labels)
+        assert net.find_not_finite(images, stored=True) is None
+        images *= 1e6
+        loss, _ = run_step(net, images, labels)
+    assert np.isfinite(loss)
+    assert np.isfinite(net.gradient_arena).all() == is_finite
+    assert net.find_not_finite(images) is None
+    assert net.find_not_finite(images, stored=True) == layer
+    images[0, 0, 0, 0] = np.inf  # then storage is not to blame
+    assert net.find_not_finite(images, stored=True) is None
 
 
 @pytest.mark.parametrize(("memory", "part"), [("fast", 0.9), ("lean", 1.0)])

@@ -36,6 +36,7 @@ class LinearNetwork:
         self.buffers = {}
         self.pinned = {}
 
+    storage = None
     num_parameters = property(lambda self: self.parameter_arena.size)
 
     def _split(self, arena):

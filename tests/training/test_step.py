@@ -165,6 +165,29 @@ def test_what_is_not_finite_leaves_everything_as_before_the_step(value, gradient
     assert net.buffers["running_mean"] == 0
 
 
+@pytest.mark.parametrize("broken_pass", [1, 2])
+def test_gradient_that_float16_broke_says_so(broken_pass):
+    """All batches of the step are looked at, each with its own draws."""
+    net = _Diverging(2, math.nan, gradient=True)
+    net.storage = "float16"
+    images, labels = _make_batch(8)
+    batches = [(images[:4], labels[:4]), (images[4:], labels[4:])]
+
+    def find(images, stored):
+        assert stored
+        assert images is batches[net.random_step - 1][0]
+        return "conv" if net.random_step == broken_pass else None
+
+    net.find_not_finite = find
+    message = (
+        r"^expected finite gradients, got nan, first in that of fc\.bias; storage float16 holds values from -65,504 to "
+        "65,504, and the output of conv larger ones$"
+    )
+    with pytest.raises(DivergenceError, match=message):
+        Stepper(net, SGD(net, 0.1)).take(batches, 8, Tally(10))
+    assert net.random_step == 0
+
+
 @pytest.mark.usefixtures("linear")
 def test_divergence_names_its_place_and_keeps_the_last_good_checkpoint(data, tmp_path):
     config = RunConfig(
