@@ -1,9 +1,10 @@
 """The choice of algorithms by measurement: what each candidate takes for each pass of a network's convolutions.
 
 A pass is measured as its layer runs it: with the bias, the batch norm on load and the statistics that it has, on dense
-pixel matrices of random values. All candidates of a pass take turns, so that a machine that slows down slows all of
-them, and their medians are compared. The choice of the cost table stands unless another algorithm gains more than
-medians of one kernel differ by.
+pixel matrices of random values. What an algorithm leaves to the batch norm beside it is measured with it: the
+statistics, or all of its backward where the input gradient takes no epilogue. All candidates of a pass take turns, so
+that a machine that slows down slows all of them, and their medians are compared. The choice of the cost table stands
+unless another algorithm gains more than medians of one kernel differ by.
 """
 
 import math
@@ -18,11 +19,19 @@ from cnnzoo.errors import ConfigError
 from cnnzoo.graph.algorithms import Algorithm, Passes, choose_algorithms, list_candidates
 from cnnzoo.graph.liveness import aligned_zeros
 from cnnzoo.graph.measurements import Measurements
+from cnnzoo.graph.operators.batch_norm import NO_RESIDUAL
 from cnnzoo.graph.operators.convolution import WeightedSum
 from cnnzoo.graph.pinning import list_weighted_sums
 from cnnzoo.graph.tensor import Graph
-from cnnzoo.kernels.blocks import block_count
-from cnnzoo.kernels.convolution import SCALE_SHIFT_RELU, ConvolutionShape, Prologue
+from cnnzoo.kernels.batch_norm import (
+    add_line,
+    batch_norm_backward,
+    batch_norm_backward_sums,
+    batch_norm_statistics,
+    merge_gradient_sums,
+)
+from cnnzoo.kernels.blocks import block_count, block_rows
+from cnnzoo.kernels.convolution import SCALE_MASKED, SCALE_SHIFT_RELU, ConvolutionShape, Epilogue, Prologue
 
 TURNS = 5  # of each candidate
 TURN_SECONDS = 0.004  # shorter passes are called several times a turn
@@ -39,7 +48,8 @@ class MeasuredPass(NamedTuple):
     shape : ConvolutionShape
     dtype : dtype
     bias, batch_norm, statistics : bool
-        What comes with it: a bias added to y, a batch norm + ReLU applied to x on load, batch-norm sums of y collected.
+        What comes with it: a bias added to y, a batch norm + ReLU applied to x on load or its backward to dx,
+        batch-norm sums of y collected.
     """
 
     direction: str
@@ -116,7 +126,7 @@ def _list_passes(
     on_load = operator.applies_batch_norm
     passes = {
         "forward": MeasuredPass("forward", shape, dtype, operator.has_bias, on_load, operator.collects_statistics),
-        "input_gradient": MeasuredPass("input_gradient", shape, dtype),
+        "input_gradient": MeasuredPass("input_gradient", shape, dtype, batch_norm=on_load),
         "weight_gradient": MeasuredPass("weight_gradient", shape, dtype, batch_norm=on_load),
     }
     if of_images:
@@ -150,7 +160,7 @@ def measure(p: MeasuredPass) -> dict[str, float]:
         rng.standard_normal(out=array, dtype=p.dtype)
     planned = {name: algorithm(s, p.dtype) for name, algorithm in list_candidates(s).items()}
     scratch = aligned_zeros(max(algorithm.scratch[p.direction].size() for algorithm in planned.values()), p.dtype)
-    runs = {name: _bind(p, algorithm, operands, scratch) for name, algorithm in planned.items()}
+    runs = {name: _BIND[p.direction](p, algorithm, operands, scratch) for name, algorithm in planned.items()}
     for run in runs.values():  # compiles, touches memory for the first time
         run()
     calls = {name: max(1, math.ceil(TURN_SECONDS / _time(run, 1))) for name, run in runs.items()}
@@ -169,22 +179,78 @@ def _time(run: Callable[[], None], calls: int) -> float:
     return (time.perf_counter() - start) / calls
 
 
-def _bind(
+def _bind_forward(
     p: MeasuredPass, algorithm: Algorithm, operands: Mapping[str, np.ndarray], scratch: np.ndarray
 ) -> Callable[[], None]:
-    """Return what runs a pass by an algorithm, with all that comes with it."""
-    s, ins, outs = p.shape, p.shape.in_channels, p.shape.out_channels
-    x, w, y = operands["x"], operands["w"], operands["y"]
-    prologue = Prologue(SCALE_SHIFT_RELU, np.ones(2 * ins, p.dtype)) if p.batch_norm else None
-    if p.direction == "forward":
-        target = aligned_zeros(y.size, p.dtype)
-        extras: dict[str, Any] = {"prologue": prologue, "bias": np.ones(outs, p.dtype) if p.bias else None}
-        rows = algorithm.statistics_rows
-        if p.statistics and rows is not None:
-            extras["statistics"] = np.empty(2 * outs * block_count(s.out_pixels, rows), p.dtype)
-        return lambda: algorithm.forward(x, ins, w, target, outs, scratch, **extras)
-    if p.direction == "input_gradient":
-        target = aligned_zeros(x.size, p.dtype)
-        return lambda: algorithm.input_gradient(y, outs, w, target, ins, scratch)
-    target = aligned_zeros(w.size, p.dtype)
-    return lambda: algorithm.weight_gradient(x, ins, y, outs, target, scratch, prologue=prologue)
+    """Return what computes y by an algorithm, and the statistics of y if they are wanted."""
+    x, w, y = operands["x"], operands["w"], aligned_zeros(operands["y"].size, p.dtype)
+    ins, outs, pixels = p.shape.in_channels, p.shape.out_channels, p.shape.out_pixels
+    rows = algorithm.statistics_rows or block_rows(outs)
+    partials = np.empty(2 * outs * block_count(pixels, rows), p.dtype)
+    extras: dict[str, Any] = {"prologue": _make_prologue(p), "bias": np.ones(outs, p.dtype) if p.bias else None}
+    if p.statistics and algorithm.statistics_rows is not None:
+        extras["statistics"] = partials
+
+    def run() -> None:
+        algorithm.forward(x, ins, w, y, outs, scratch, **extras)
+        if p.statistics and algorithm.statistics_rows is None:
+            batch_norm_statistics(y, outs, pixels, outs, rows, partials)
+
+    return run
+
+
+def _bind_input_gradient(
+    p: MeasuredPass, algorithm: Algorithm, operands: Mapping[str, np.ndarray], scratch: np.ndarray
+) -> Callable[[], None]:
+    """Return what computes dx by an algorithm, and from it the gradient of the batch norm's input x if there is one.
+
+    The latter by an epilogue and the line that is added later (`cnnzoo.graph.lines`), or in two passes over dx and x.
+    """
+    x, w, dy, dx = operands["x"], operands["w"], operands["y"], aligned_zeros(operands["x"].size, p.dtype)
+    ins, outs, pixels = p.shape.in_channels, p.shape.out_channels, x.size // p.shape.in_channels
+    coefficients, line, sums = np.ones(3 * ins, p.dtype), np.ones(2 * ins, p.dtype), np.empty(2 * ins)
+    (scale, shift, mean), (slope, offset) = np.split(coefficients, 3), np.split(line, 2)
+    blocks = block_count(pixels, algorithm.gradient_rows or block_rows(ins))
+    partials = np.empty(2 * ins * blocks, p.dtype)
+    epilogue = Epilogue(SCALE_MASKED, coefficients, x, ins, partials)
+
+    def run() -> None:
+        algorithm.input_gradient(dy, outs, w, dx, ins, scratch)
+
+    def run_with_epilogue() -> None:
+        algorithm.input_gradient(dy, outs, w, dx, ins, scratch, epilogue)
+        merge_gradient_sums(partials, blocks, sums)
+        add_line(x, ins, slope, offset, dx, ins, pixels, ins)
+
+    def run_before_batch_norm() -> None:
+        algorithm.input_gradient(dy, outs, w, dx, ins, scratch)
+        batch_norm_backward_sums(dx, ins, x, ins, x, ins, scale, shift, mean, pixels, ins, True, False, partials)
+        merge_gradient_sums(partials, blocks, sums)
+        batch_norm_backward(
+            dx, ins, x, ins, x, ins, scale, shift, slope, offset, dx, ins, dx, ins, pixels, ins,
+            True, False, False, NO_RESIDUAL,
+        )  # fmt: skip
+
+    if not p.batch_norm:
+        return run
+    return run_before_batch_norm if algorithm.gradient_rows is None else run_with_epilogue
+
+
+def _bind_weight_gradient(
+    p: MeasuredPass, algorithm: Algorithm, operands: Mapping[str, np.ndarray], scratch: np.ndarray
+) -> Callable[[], None]:
+    """Return what computes dw by an algorithm."""
+    x, dy, dw = operands["x"], operands["y"], aligned_zeros(operands["w"].size, p.dtype)
+    ins, outs, prologue = p.shape.in_channels, p.shape.out_channels, _make_prologue(p)
+    return lambda: algorithm.weight_gradient(x, ins, dy, outs, dw, scratch, prologue=prologue)
+
+
+def _make_prologue(p: MeasuredPass) -> Prologue | None:
+    return Prologue(SCALE_SHIFT_RELU, np.ones(2 * p.shape.in_channels, p.dtype)) if p.batch_norm else None
+
+
+_BIND = {
+    "forward": _bind_forward,
+    "input_gradient": _bind_input_gradient,
+    "weight_gradient": _bind_weight_gradient,
+}

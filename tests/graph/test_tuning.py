@@ -15,7 +15,9 @@ from cnnzoo.graph import measurements, tuning
 from cnnzoo.graph.algorithms import Passes, choose_algorithms, list_candidates
 from cnnzoo.graph.measurements import Measurements
 from cnnzoo.graph.tuning import MeasuredPass, measure
+from cnnzoo.kernels.compile import record_requests
 from cnnzoo.kernels.convolution import ConvolutionShape
+from cnnzoo.kernels.im2col import Im2col
 from cnnzoo.models import create_model
 
 FLOAT32 = np.dtype("float32")
@@ -191,6 +193,62 @@ def test_every_algorithm_is_measured(direction, dtype):
     seconds = measure(full)
     assert seconds.keys() == {"im2col", "dense"}
     assert all(0 < value < 1 for value in seconds.values())
+
+
+def measure_alone(monkeypatch, p, algorithm):
+    """Measure one algorithm; return the names of the kernels that are called beside what stands in for its own."""
+    monkeypatch.setattr(tuning, "list_candidates", lambda shape: {algorithm.name: algorithm})
+    with record_requests() as requests:
+        measure(p)
+    return {request.name for request in requests}
+
+
+@pytest.mark.parametrize(
+    ("shape", "name", "begins"),
+    [
+        (SHAPE, "winograd", True),
+        (SHAPE, "im2col", True),
+        (replace(SHAPE, stride=2), "im2col", False),
+        (FEW_PIXELS, "dense", False),
+    ],
+)
+@pytest.mark.parametrize("batch_norm", [True, False])
+def test_input_gradient_is_measured_with_the_backward_of_its_batch_norm(shape, name, begins, batch_norm, monkeypatch):
+    """The algorithm begins it, or leaves all of it to two kernels beside it."""
+    epilogues = []
+
+    class Watched(list_candidates(shape)[name]):
+        def input_gradient(self, dy, lddy, w, dx, lddx, scratch, epilogue=None):
+            epilogues.append(epilogue)
+
+    kernels = measure_alone(monkeypatch, MeasuredPass("input_gradient", shape, FLOAT32, batch_norm=batch_norm), Watched)
+    left = {"batch_norm_backward_sums", "merge_gradient_sums", "batch_norm_backward"}
+    assert kernels == (({"merge_gradient_sums", "add_line"} if begins else left) if batch_norm else set())
+    assert {epilogue is not None for epilogue in epilogues} == {begins and batch_norm}
+
+
+@pytest.mark.parametrize("rows", [None, 64])
+def test_statistics_that_an_algorithm_does_not_collect_are_measured(rows, monkeypatch):
+    collected = []
+
+    class Watched(Im2col):
+        def __init__(self, shape, dtype):
+            super().__init__(shape, dtype)
+            self.statistics_rows = rows
+
+        def forward(self, *arguments, **extras):
+            collected.append("statistics" in extras)
+
+    kernels = measure_alone(monkeypatch, MeasuredPass("forward", SHAPE, FLOAT32, statistics=True), Watched)
+    assert kernels == (set() if rows else {"batch_norm_statistics"})
+    assert set(collected) == {rows is not None}
+
+
+def test_layers_with_a_batch_norm_on_load_have_it_in_all_their_passes(cache, measured):
+    """Those that read the images have no input gradient."""
+    create_model("vgg16_bn").tune(128)
+    wide = [p for p in measured if p.shape.height == 32 and p.shape.in_channels == 64]
+    assert {p.direction: p.batch_norm for p in wide} == dict.fromkeys(Passes._fields, True)
 
 
 def test_names_of_passes_tell_them_apart():
