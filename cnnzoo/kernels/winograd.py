@@ -25,10 +25,10 @@ a dot product, times what the transforms amplify (A' and B' hold coefficients up
 """
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
-from cnnzoo.kernels import winograd_passes
 from cnnzoo.kernels.blocks import block_count, padded_ld
 from cnnzoo.kernels.convolution import ConvolutionShape, Scratch, plain, plain_epilogue
 from cnnzoo.kernels.correlation import add_slots
@@ -43,13 +43,16 @@ from cnnzoo.kernels.costs import (
 from cnnzoo.kernels.forms import FORMS, STRIDE_1_KERNEL_3, STRIDE_1_KERNEL_5, STRIDE_2, STRIDE_2_GRADIENT
 from cnnzoo.kernels.vectors import VECTOR_BYTES, panel_columns
 from cnnzoo.kernels.winograd_passes import (
+    BLOCK,
     PAD,
+    PRODUCTS,
     WEIGHT_DEPTH,
-    correlate_tile_weights,
+    all_tiles,
     correlate_tiles,
     transform_inputs,
     transform_weights,
 )
+from cnnzoo.kernels.winograd_weights import correlate_tile_weights, transform_pairs
 
 MINIMUM_TASKS = 32  # work is cut into so many tasks where the shape allows, for machines of many cores
 BLOCK_TILES = 16  # tiles of a block, about: with 256 channels their transforms take six tenths of a 1 MiB cache
@@ -57,6 +60,8 @@ LARGEST_BLOCK = 96  # tiles of a block that holds whole rows of tiles, so that i
 LARGEST_REPETITION = 2  # inputs that more tasks need than this are transformed once for all of them
 GRADIENT_BLOCK = 1152  # grid elements of a block of the weight gradient, over all its tiles: 32 of 6x6
 CHANNEL_BLOCK = 64  # a weight gradient's task owns so many input and output channels: sums of 590 KB in float32
+LARGEST_OWN = 7  # more blocks of a weight gradient's channels than this share what is transformed, once for all
+PAIRS_BYTES = 32 * 1024 * 1024  # what is shared then, at most; it is made and used in slices of the tiles
 SLAB_BYTES = 10 * 1024 * 1024  # transformed weights are made and used in slabs of this size, which a large cache holds
 
 # The forms of forward and of the input gradient, by kernel and stride; the weight gradient has that of forward.
@@ -143,6 +148,80 @@ class _Correlation:
         return self.weights + self.inputs
 
 
+@dataclass(frozen=True)
+class _WeightGradient:
+    """The weight gradient of one convolution.
+
+    Attributes
+    ----------
+    geometry : ndarray of int64
+        As `cnnzoo.kernels.winograd_passes` reads it.
+    row_block, column_block : int
+        Input and output channels that a task owns.
+    slices : list of (int, int)
+        Ranges of tiles, first and count, that are transformed and summed one after the other.
+    inputs, gradients : int
+        Elements of a slice's transformed inputs and output gradients, where they are made once for all tasks; 0 where
+        each task makes its own, a block of tiles at a time.
+    slots : int
+        Parts of a slice that are summed apart.
+    sums : int
+        Elements of what they sum, if there are several.
+    scratch : int
+        Elements that a thread needs.
+    """
+
+    geometry: np.ndarray
+    row_block: int
+    column_block: int
+    slices: list[tuple[int, int]]
+    inputs: int
+    gradients: int
+    slots: int
+    sums: int
+    scratch: int
+
+    @staticmethod
+    def plan(shape, forward, itemsize):
+        """Return the weight gradient of the convolution of `shape` that `forward`, a geometry, describes."""
+        s, g, width = shape, forward.copy(), panel_columns(itemsize)
+        products, tiles = int(g[PRODUCTS]), int(all_tiles.py_func(g))
+        g[BLOCK] = block = min(GRADIENT_BLOCK // products, tiles)
+        rows, panels = min(CHANNEL_BLOCK, s.in_channels), block_count(min(CHANNEL_BLOCK, s.out_channels), width)
+        row_blocks, column_blocks = block_count(s.in_channels, rows), block_count(s.out_channels, panels * width)
+
+        def inputs(count):
+            return products * (count * padded_ld(rows) + PAD)
+
+        def gradients(count):
+            return products * panels * (count * width + PAD)
+
+        is_shared, slices = row_blocks * column_blocks > LARGEST_OWN, 1
+        if is_shared:
+            all_pairs = row_blocks * inputs(tiles) + column_blocks * gradients(tiles)
+            slices = min(tiles, block_count(all_pairs * itemsize, PAIRS_BYTES))
+        largest = block_count(tiles, slices)
+        ends = [i * tiles // slices for i in range(slices + 1)]
+        slots = min(block_count(largest, block), block_count(MINIMUM_TASKS, row_blocks * column_blocks))
+        own = 0 if is_shared else inputs(block) + gradients(block)
+        return _WeightGradient(
+            geometry=g,
+            row_block=rows,
+            column_block=panels * width,
+            slices=[(first, end - first) for first, end in pairwise(ends)],
+            inputs=row_blocks * inputs(largest) if is_shared else 0,
+            gradients=column_blocks * gradients(largest) if is_shared else 0,
+            slots=slots,
+            sums=slots * s.kernel**2 * s.in_channels * s.out_channels if slots > 1 else 0,
+            scratch=products * (rows * panels * width + PAD) + own,
+        )
+
+    @property
+    def shared(self) -> int:
+        """Elements that all threads share."""
+        return self.inputs + self.gradients + self.sums
+
+
 class Winograd:
     """The three passes of one convolution, planned once; see `cnnzoo.kernels.convolution` for the contract.
 
@@ -192,10 +271,11 @@ class Winograd:
 
         forward = forms[0], (s.out_height, s.out_width), s.in_channels, ins, outs
         input_gradient = forms[1], (s.height, s.width), s.out_channels, outs, ins
-        # The weight gradient transforms the tiles of each block of channels again for each block of the others.
+        # A few blocks of channels transform the tiles of each again for each of the others.
         tiles = s.images * block_count(s.out_height, forms[0].tile) * block_count(s.out_width, forms[0].tile)
         in_blocks, out_blocks = (block_count(c, CHANNEL_BLOCK) for c in (s.in_channels, s.out_channels))
-        again = tiles * (ins * (out_blocks - 1) + outs * (in_blocks - 1))
+        is_shared = in_blocks * out_blocks > LARGEST_OWN
+        again = 0 if is_shared else tiles * (ins * (out_blocks - 1) + outs * (in_blocks - 1))
         return {
             "forward": correlation(*forward, TRANSFORMED_WEIGHT_VECTOR),
             "input_gradient": correlation(*input_gradient, TRANSFORMED_WEIGHT_VECTOR),
@@ -219,12 +299,12 @@ class Winograd:
         )
         self.statistics_rows = self._forward.rows_per_block
         self.gradient_rows = self._gradient.rows_per_block
-        self._plan_weight_gradient()
+        self._weights = _WeightGradient.plan(s, self._forward.geometry, itemsize)
         alignment = VECTOR_BYTES // itemsize
         self.scratch = {
             "forward": Scratch(alignment + self._forward.shared, self._forward.scratch),
             "input_gradient": Scratch(alignment + self._gradient.shared, self._gradient.scratch),
-            "weight_gradient": Scratch(self._slot_size, self._weight_scratch),
+            "weight_gradient": Scratch(alignment + self._weights.shared, self._weights.scratch),
         }
 
     def forward(self, x, ldx, w, y, ldy, scratch, prologue=None, accumulate=False, bias=None, statistics=None):
@@ -243,19 +323,21 @@ class Winograd:
 
     def weight_gradient(self, x, ldx, dy, lddy, dw, scratch, prologue=None, accumulate=False):
         """dw (+)= the adjoint of `forward` in w, from prologue(x) and dy."""
-        on_x = prologue or self._plain
-        slot_sums, per_thread = scratch[: self._slot_size], scratch[self._slot_size :]
-        correlate_tile_weights(
-            self._weight_geometry, x, ldx, on_x.kind, on_x.coefficients, dy, lddy, dw, accumulate,
-            self._row_block, self._column_block, self._slots, slot_sums, per_thread, self._weight_scratch,
-        )  # fmt: skip
-        if self._slots > 1:
-            add_slots(slot_sums, self._slots, dw.size, dw, accumulate)
+        c, on_x = self._weights, prologue or self._plain
+        blocks = c.row_block, c.column_block
+        v, d, sums, per_thread = _split(scratch, c.inputs, c.gradients, c.sums)
+        for first, tiles in c.slices:
+            pairs = c.geometry, first, tiles, x, ldx, on_x.kind, on_x.coefficients, dy, lddy
+            if v.size > 0:
+                transform_pairs(*pairs, *blocks, v, d)
+            add = first > 0 or (accumulate and c.slots == 1)
+            correlate_tile_weights(*pairs, v, d, dw, add, *blocks, c.slots, sums, per_thread, c.scratch)
+        if c.slots > 1:
+            add_slots(sums, c.slots, dw.size, dw, accumulate)
 
     def _correlate(self, c, x, ldx, w, y, ldy, scratch, fused, accumulate, bias, sums):
         kind, coefficients, z, ldz = fused
-        start = -scratch.ctypes.data % VECTOR_BYTES // scratch.itemsize
-        u, v, per_thread = np.split(scratch[start:], [c.weights, c.shared])
+        u, v, per_thread = _split(scratch, c.weights, c.inputs)
         if v.size > 0:
             transform_inputs(c.geometry, x, ldx, kind, coefficients, v)
         for first in range(0, c.columns, c.slab):
@@ -266,18 +348,8 @@ class Winograd:
                 bias, sums, c.rows_per_block or 0, per_thread, c.scratch,
             )  # fmt: skip
 
-    def _plan_weight_gradient(self) -> None:
-        s, width = self.shape, panel_columns(self.dtype.itemsize)
-        products = FORMS[FORMS_OF[s.kernel, s.stride][0]].products
-        self._weight_geometry = self._forward.geometry.copy()
-        all_tiles = int(winograd_passes.all_tiles.py_func(self._weight_geometry))
-        tiles = self._weight_geometry[winograd_passes.BLOCK] = min(GRADIENT_BLOCK // products, all_tiles)
-        self._row_block = min(CHANNEL_BLOCK, s.in_channels)
-        panels = block_count(min(CHANNEL_BLOCK, s.out_channels), width)
-        self._column_block = panels * width
-        tasks = block_count(s.in_channels, self._row_block) * block_count(s.out_channels, self._column_block)
-        self._slots = min(block_count(all_tiles, tiles), block_count(MINIMUM_TASKS, tasks))
-        weights = s.kernel**2 * s.in_channels * s.out_channels
-        self._slot_size = self._slots * weights if self._slots > 1 else 0
-        inputs, outputs = tiles * padded_ld(self._row_block) + PAD, panels * (tiles * width + PAD)
-        self._weight_scratch = products * (inputs + outputs + self._row_block * self._column_block + PAD)
+
+def _split(scratch, *sizes):
+    """Return parts of `scratch` of these sizes, the first aligned to vectors, and what is left."""
+    start = -scratch.ctypes.data % VECTOR_BYTES // scratch.itemsize
+    return np.split(scratch[start:], np.cumsum(sizes))

@@ -1,4 +1,4 @@
-"""The compiled passes of Winograd convolution; see `winograd` for what they compute."""
+"""Winograd convolution forward and its input gradient, compiled; see `winograd` for what they compute."""
 
 import numpy as np
 from numba import get_thread_id, prange
@@ -12,8 +12,6 @@ from cnnzoo.kernels.simd import pointer, prefetch, prefetch_to_write
 from cnnzoo.kernels.transforms import (
     INPUT,
     OUTPUT,
-    OUTPUT_GRADIENT,
-    WEIGHT_GRADIENT,
     WEIGHTS,
     finish_stores,
     gather_tile,
@@ -43,7 +41,7 @@ def all_tiles(g):
 
 
 @worker
-def _tile_place(g, tile):
+def tile_place(g, tile):
     """Return image, row and column of a tile, the latter two in tiles."""
     image, rest = divmod(tile, g[DOWN] * g[ACROSS])
     i, j = divmod(rest, g[ACROSS])
@@ -94,10 +92,10 @@ def transform_weights(g, w, transposed, first, columns, u, scratch, scratch_stri
 
 
 @worker
-def _gather_inputs(g, first, count, x, ldx, kind, coefficients, channel, channels, v, v_at, ldv, matrix, past_cache):
+def gather_inputs(g, first, count, x, ldx, kind, coefficients, channel, channels, v, v_at, ldv, matrix, past_cache):
     """v[k][t] = B' d B for tiles first .. first + count; `matrix` elements lie between the products' matrices."""
     height, width, step = g[SOURCE_HEIGHT], g[SOURCE_WIDTH], g[STEP]
-    image, i, j = _tile_place(g, first)
+    image, i, j = tile_place(g, first)
     for t in range(count):
         h, w = i * step - g[PADDING], j * step - g[PADDING]
         at = ((image * height + h) * width + w) * ldx + channel
@@ -113,14 +111,14 @@ def _gather_inputs(g, first, count, x, ldx, kind, coefficients, channel, channel
             )  # fmt: skip
         j += 1
         if j == g[ACROSS]:
-            image, i, j = _tile_place(g, first + t + 1)
+            image, i, j = tile_place(g, first + t + 1)
 
 
 @worker
 def _scatter_outputs(g, first, count, m, m_at, ldm, matrix, y, y_at, ldy, column, columns, accumulate, bias):
     """y (+)= A' m A + bias for tiles first .. first + count; the target's first pixel is at ``y[y_at]``."""
     height, width, tile = g[TARGET_HEIGHT], g[TARGET_WIDTH], g[TILE]
-    image, i, j = _tile_place(g, first)
+    image, i, j = tile_place(g, first)
     for t in range(count):
         h, w = i * tile, j * tile
         at = y_at + ((image * height + h) * width + w) * ldy
@@ -130,7 +128,7 @@ def _scatter_outputs(g, first, count, m, m_at, ldm, matrix, y, y_at, ldy, column
         )  # fmt: skip
         j += 1
         if j == g[ACROSS]:
-            image, i, j = _tile_place(g, first + t + 1)
+            image, i, j = tile_place(g, first + t + 1)
 
 
 @worker
@@ -151,7 +149,7 @@ def transform_inputs(g, x, ldx, kind, coefficients, v):
         block, channel = np.int64(item) // chunks, np.int64(item) % chunks * INPUT_CHANNELS
         first = block * g[BLOCK]
         matrix, elements = _block_elements(g, g[DEPTH])
-        _gather_inputs(
+        gather_inputs(
             g, first, min(g[BLOCK], all_tiles(g) - first), x, ldx, kind, coefficients,
             channel, min(INPUT_CHANNELS, g[DEPTH] - channel), v, block * elements + channel, padded_ld(g[DEPTH]),
             matrix, True,
@@ -250,7 +248,7 @@ def correlate_tiles(
         if v.size == 0:
             inputs, inputs_at, m_at, reads = scratch, at, at + elements, _source_rows(g)
             tiles = min(g[BLOCK], all_tiles(g) - block * g[BLOCK])
-            _gather_inputs(
+            gather_inputs(
                 g, block * g[BLOCK], tiles, x, ldx, kind, coefficients, 0, g[DEPTH], inputs, at, padded_ld(g[DEPTH]),
                 matrix, False,
             )  # fmt: skip
@@ -258,87 +256,4 @@ def correlate_tiles(
             g, block, first + j, min(group, columns - j), x, ldx, reads, inputs, inputs_at,
             u, j // panel_width(x) * panel, kind, coefficients, z, ldz, y, ldy, accumulate, bias, sums, rows_per_block,
             scratch, m_at,
-        )  # fmt: skip
-
-
-@worker
-def _gather_output_gradients(g, first, count, dy, lddy, column, columns, d, d_at, matrix):
-    """Write A dy A' for tiles first .. first + count as panels of [PRODUCTS][tiles][panel width]."""
-    height, width, tile = g[TARGET_HEIGHT], g[TARGET_WIDTH], g[TILE]
-    lanes = panel_width(dy)
-    for c in range(0, columns, lanes):
-        n, to = min(lanes, columns - c), d_at + c // lanes * g[PRODUCTS] * matrix
-        image, i, j = _tile_place(g, first)
-        for t in range(count):
-            h, w = i * tile, j * tile
-            at = ((image * height + h) * width + w) * lddy + column + c
-            gather_tile(
-                OUTPUT_GRADIENT, g[FORM], dy, at, width * lddy, lddy, 0, height - h, 0, width - w, n,
-                False, dy, 0, 0, d, to + t * lanes, matrix, 0,
-            )  # fmt: skip
-            j += 1
-            if j == g[ACROSS]:
-                image, i, j = _tile_place(g, first + t + 1)
-
-
-@worker
-def _scatter_weight_gradient(g, u, u_at, ldu, matrix, channel, channels, column, columns, out, out_at, add):
-    """out[kernel, kernel, channels, columns] (+)= G' u G."""
-    n, all_columns = g[KERNEL], g[COLUMNS]
-    tap = g[DEPTH] * all_columns
-    for c in range(channels):
-        at = out_at + (channel + c) * all_columns + column
-        scatter_tile(
-            WEIGHT_GRADIENT, g[FORM], u, u_at + c * ldu, matrix, out, at, n * tap, tap, n, n, columns, add, u, 0, False
-        )
-
-
-@worker
-def _weight_gradient_block(
-    g, channel, channels, column, columns, first_block, last_block, x, ldx, kind, coefficients, dy, lddy,
-    out, out_at, add, scratch, v_at,
-):  # fmt: skip
-    """out (+)= the gradient of channels x columns weights from the tiles of blocks first_block .. last_block."""
-    size, width = g[BLOCK], panel_width(x)
-    ldv, ldu = padded_ld(channels), block_count(columns, width) * width
-    v_matrix, d_matrix, u_matrix = size * ldv + PAD, size * width + PAD, channels * ldu + PAD
-    d_at = v_at + g[PRODUCTS] * v_matrix
-    u_at = d_at + g[PRODUCTS] * d_matrix * (ldu // width)
-    for block in range(first_block, last_block):
-        first = block * size
-        count = min(size, all_tiles(g) - first)
-        _gather_inputs(
-            g, first, count, x, ldx, kind, coefficients, channel, channels, scratch, v_at, ldv, v_matrix, False
-        )
-        _gather_output_gradients(g, first, count, dy, lddy, column, columns, scratch, d_at, d_matrix)
-        for k in range(g[PRODUCTS]):
-            multiply_block(
-                channels, columns, count, scratch, v_at + k * v_matrix, 1, ldv, scratch, d_at + k * d_matrix,
-                g[PRODUCTS] * d_matrix, scratch, u_at + k * u_matrix, ldu, block > first_block,
-            )  # fmt: skip
-    _scatter_weight_gradient(g, scratch, u_at, ldu, u_matrix, channel, channels, column, columns, out, out_at, add)
-
-
-@kernel(
-    "void(i8[::1], T[::1], i8, i8, T[::1], T[::1], i8, T[::1], bool_, i8, i8, i8, T[::1], T[::1], i8)", parallel=True
-)
-def correlate_tile_weights(
-    g, x, ldx, kind, coefficients, dy, lddy, dw, accumulate, row_block, column_block, slots, slot_sums,
-    scratch, scratch_stride,
-):  # fmt: skip
-    """dw[kernel, kernel, in, out] (+)= G' [sum over tiles of (B' d B)' (A dy A')] G, d from prologue(x).
-
-    Tasks are slots, fixed ranges of tiles, by blocks of `row_block` x `column_block` channels. A single slot writes to
-    dw, several write to `slot_sums`, [slots] of dw's size.
-    """
-    blocks = block_count(all_tiles(g), g[BLOCK])
-    row_blocks, column_blocks = block_count(g[DEPTH], row_block), block_count(g[COLUMNS], column_block)
-    for item in prange(slots * row_blocks * column_blocks):
-        slot, rest = divmod(np.int64(item), row_blocks * column_blocks)
-        channel, column = rest // column_blocks * row_block, rest % column_blocks * column_block
-        _weight_gradient_block(
-            g, channel, min(row_block, g[DEPTH] - channel), column, min(column_block, g[COLUMNS] - column),
-            slot * blocks // slots, (slot + 1) * blocks // slots, x, ldx, kind, coefficients, dy, lddy,
-            dw if slots == 1 else slot_sums, slot * dw.size, accumulate and slots == 1,
-            scratch, np.int64(get_thread_id()) * scratch_stride,
         )  # fmt: skip

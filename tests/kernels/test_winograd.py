@@ -2,12 +2,14 @@
 
 import math
 from fractions import Fraction
+from unittest import mock
 
 import numpy as np
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+from cnnzoo.kernels import winograd
 from cnnzoo.kernels.convolution import ConvolutionShape
 from cnnzoo.kernels.forms import FORMS
 from cnnzoo.kernels.toom_cook import derive, derive_strided, derive_strided_gradient, transpose
@@ -186,6 +188,13 @@ def test_shapes_of_the_networks(shape, dtype):
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
+@given(shape=shapes(channels=140), margin=margins, seed=seeds)
+def test_what_a_weight_gradient_shares_in_slices(dtype, shape, margin, seed):
+    with mock.patch.multiple(winograd, LARGEST_OWN=0, PAIRS_BYTES=2**18):
+        assert_all_passes(Winograd, shape, dtype, seed, margin, errors)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
 @given(shape=shapes(largest_image=9), margin=margins, seed=seeds, accumulate=st.booleans())
 def test_bias(dtype, shape, margin, seed, accumulate):
     assert_bias_is_added(Winograd, shape, dtype, seed, margin, accumulate, errors)
@@ -244,8 +253,9 @@ def test_error_at_512_channels(dtype, tolerance):
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_fixed_shapes_take_every_path(dtype):
     plans = [Winograd(shape, dtype) for shape in (*SHAPES, *NETWORK_SHAPES)]
-    assert {plan._slots > 1 for plan in plans} == {False, True}
-    assert {plan._row_block < plan.shape.in_channels for plan in plans} == {False, True}
+    assert {plan._weights.slots > 1 for plan in plans} == {False, True}
+    assert {plan._weights.inputs > 0 for plan in plans} == {False, True}
+    assert {plan._weights.row_block < plan.shape.in_channels for plan in plans} == {False, True}
     assert {plan._forward.slab < plan.shape.out_channels for plan in plans} == {False, True}
     assert {plan._forward.group < plan._forward.slab for plan in plans} == {False, True}
     assert {plan.statistics_rows is None for plan in plans} == {False, True}
