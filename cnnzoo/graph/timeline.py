@@ -156,8 +156,11 @@ def schedule_recomputation(
 
 
 def can_be_recomputed(sharing: Sharing, region: Region, first_read: dict[Region, int]) -> bool:
-    """Return whether the nodes that wrote a region find their inputs as they were, once forward is through."""
+    """Return whether the nodes that wrote a region find their inputs as they were, once forward is through.
+
+    All of them may run again: for a region that is computed from this one, and that backward reads before it.
+    """
     if region not in first_read or sharing.graph.input in region.tensors:
         return False
-    inputs = {x for j in region.writers if j <= first_read[region] for x in sharing.graph.nodes[j].inputs}
+    inputs = {x for j in region.writers for x in sharing.graph.nodes[j].inputs}
     return all(sharing.region(x) is region or x not in sharing.region(x).overwritten for x in inputs)

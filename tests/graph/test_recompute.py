@@ -90,6 +90,29 @@ def test_delicate_graph(build):
     assert_recomputing_changes_no_bit(build)
 
 
+def sum_beside_a_relu_in_place():
+    """A slice of a concatenation is computed from a tensor whose memory a ReLU takes, and backward reads it no more."""
+    x = layers.conv(Graph(Extent(6, 6, 3)).input, 4, 3, name="stem")
+    overwritten = layers.conv(x, 4, 3, name="overwritten")  # the last one whose backward reads the concatenation
+    both = layers.concatenate(x, layers.add(overwritten, x))
+    rectified = layers.average_pool(layers.relu(overwritten), 2)
+    pooled = layers.conv(layers.average_pool(both, 2), 4, 3, name="pooled")
+    return layers.linear(layers.add(pooled, rectified), 3, name="head").graph
+
+
+def test_what_is_computed_again_finds_its_inputs():
+    """The pool's output needs the concatenation again, all of it."""
+
+    def choose(kept):
+        (producer,) = (node for node in kept.graph.nodes if node.name == "overwritten")
+        return all_that_can_be(kept) - {kept.sharing.region(producer.output)}
+
+    with choosing(nothing):
+        expected = run(make_network(sum_beside_a_relu_in_place))
+    with choosing(choose):
+        assert_equal(run(make_network(sum_beside_a_relu_in_place)), expected)
+
+
 @pytest.mark.parametrize("name", cnnzoo.list_models())
 def test_choices_of_the_networks_change_no_bit(name):
     results = []
