@@ -18,10 +18,9 @@ _ORDER = 1  # key of this use of the seed; see `cnnzoo.data.augmentation` for th
 class Batches:
     """Normalized mini-batches of one split, shuffled anew each epoch.
 
-    Every image comes once an epoch, with one exception: when `shuffle` is true and one image alone would be left for
-    the last batch, it sits this epoch out, because batch norm needs two values. Which image that is changes with
-    the epoch. A smaller last batch of two or more images is kept. Where batches are shared out, that holds for the
-    share of each.
+    Every image comes once an epoch, with one exception: when `shuffle` is true and fewer than `fewest` images would be
+    left for the last batch, they sit this epoch out: by default one image alone, because batch norm needs two values.
+    Which images those are changes with the epoch. A smaller last batch of `fewest` or more images is kept.
 
     Parameters
     ----------
@@ -35,7 +34,9 @@ class Batches:
     seed : int
         Of the order and the augmentation.
     shuffle : bool
-        False: the order of `indices`, and a lone last image is kept.
+        False: the order of `indices`, and a last batch of any size.
+    fewest : int
+        Images of a last batch that is kept, at least.
     augmentation : Augmentation or None
         Its draws depend on the seed, the epoch and the image's index in the split, never on the batch it is in.
     num_classes : int or None
@@ -60,6 +61,7 @@ class Batches:
         indices: np.ndarray | None = None,
         seed: int = 0,
         shuffle: bool = True,
+        fewest: int = 2,
         augmentation: Augmentation | None = None,
         num_classes: int | None = None,
         share: tuple[int, int] = (0, 1),
@@ -70,6 +72,7 @@ class Batches:
         self.batch_size = operator.index(batch_size)
         self.seed = operator.index(seed)
         self.shuffle = shuffle
+        self._fewest = operator.index(fewest)
         self.augmentation = augmentation
         self._num_classes = num_classes
         self._share, self._shares = share
@@ -81,10 +84,11 @@ class Batches:
             raise ConfigError(f"dtype: expected float32 or float64, got {self.dtype}")
         if augmentation is not None and augmentation.mixup and num_classes is None:
             raise ConfigError("num_classes: expected a number, which mixup needs, got none")
-        if shuffle and self._shares > 1 and min(self.batch_size, len(self.indices)) < 2 * self._shares:
+        smallest = (self.num_images - 1) % self.batch_size + 1
+        if shuffle and self._shares > 1 and smallest < 2 * self._shares:
             raise ConfigError(
                 f"batch_size: expected 2 or more images a batch for each of {self._shares} ranks, "
-                f"got {self.batch_size} in all, of {len(self.indices)}"
+                f"got {smallest} in all, in the smallest of an epoch"
             )
         self._table = _normalization_table(mean, std, split.images.shape[1]).astype(self.dtype).reshape(-1)
         # Kernels take writable contiguous buffers; a split that is neither is copied once.
@@ -101,7 +105,7 @@ class Batches:
         """Images in an epoch."""
         n = len(self.indices)
         left = n % self.batch_size if n > self.batch_size else 0
-        return n - left if self.shuffle and left < 2 * self._shares else n
+        return n - left if self.shuffle and left < self._fewest else n
 
     @property
     def largest_share(self) -> int:

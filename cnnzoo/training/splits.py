@@ -42,6 +42,7 @@ def make_batches(config: RunConfig, dataset: Dataset, share: tuple[int, int] = (
         config.images_per_batch,
         indices=kept,
         seed=config.seed,
+        fewest=2 * (config.ranks or 1),
         augmentation=augmentation,
         num_classes=dataset.num_classes,
         **statistics,

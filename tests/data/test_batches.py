@@ -62,6 +62,25 @@ def test_every_image_comes_once_an_epoch(n, batch_size, seed, shuffle):
         assert sizes[-1] > 1
 
 
+@given(n=st.integers(12, 60), batch_size=st.integers(12, 20), fewest=st.integers(1, 12), shares=st.integers(1, 6))
+def test_shares_of_any_number_are_the_same_batches(n, batch_size, fewest, shares):
+    """What is left for the last batch is kept or not whatever the number of shares."""
+    split, options = make_split(n, size=1), {"fewest": fewest, "seed": 1, **IDENTITY}
+    whole = Batches(split, batch_size, **options)
+    left = n % batch_size
+    assert whole.num_images == n - (left if n > batch_size and left < fewest else 0)
+    sizes = [len(whole.batch_indices(2, index)) for index in range(whole.num_batches)]
+    if shares > 1 and min(sizes) < 2 * shares:
+        with pytest.raises(ConfigError, match=f"each of {shares} ranks, got {min(sizes)} in all"):
+            Batches(split, batch_size, share=(0, shares), **options)
+        return
+    parts = [Batches(split, batch_size, share=(k, shares), **options) for k in range(shares)]
+    for index in range(whole.num_batches):
+        found = [part.batch_indices(2, index) for part in parts]
+        assert np.concatenate(found).tolist() == whole.batch_indices(2, index).tolist()
+        assert max(map(len, found)) - min(map(len, found)) <= 1
+
+
 @given(st.data())
 def test_any_batch_can_be_had_by_itself(data):
     split = make_split(23)

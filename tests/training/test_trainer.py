@@ -56,6 +56,13 @@ class Recorder(Observer):
         self.events.append("done")
 
 
+def test_last_batch_is_as_small_as_the_ranks_that_the_run_counts_on_allow(make_config):
+    """Of 100 images in batches of 24, 4 are left: too few for three ranks, however many go on with the run."""
+    settings = {"batch_size": 8, "ranks": 3, "validation": 0}
+    assert Trainer(make_config(**settings)).train_batches.num_images == 96
+    assert Trainer(make_config(**settings | {"batch_size": 12, "ranks": 2})).train_batches.num_images == 100
+
+
 def test_learns(make_config):
     history = Trainer(make_config(epochs=10, augmentation=False)).fit()
     first, last = history.epochs[0], history.epochs[-1]
