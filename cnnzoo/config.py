@@ -198,7 +198,8 @@ class RunConfig:
     )
     scale_lr: bool = declare(
         "distributed",
-        "multiply lr by ranks, after a warm-up from lr over warmup_epochs, or 5 where they are 0",
+        "multiply lr by ranks, after a warm-up from lr over warmup_epochs; where they are 0, over 5, or a quarter of a "
+        "short run",
         False,
     )
     sync_batchnorm: bool = declare("distributed", "batch norm by the statistics of all ranks' images together", False)

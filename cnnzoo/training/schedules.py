@@ -5,8 +5,9 @@ import math
 from cnnzoo.config import RunConfig
 from cnnzoo.training.optimizers import Optimizer
 
-_SCALED_WARMUP_EPOCHS = 5
-"""Of a rate that is scaled to the ranks: Goyal et al., "Accurate, Large Minibatch SGD", 2017, section 2.2."""
+_SCALED_WARMUP_EPOCHS, _LARGEST_WARMUP = 5, 0.25
+"""Epochs of a rate that is scaled to the ranks (Goyal et al., "Accurate, Large Minibatch SGD", 2017, section 2.2), and
+the share of a short run that they take at most."""
 
 
 def apply_schedule(optimizer: Optimizer, config: RunConfig, step: int, steps_per_epoch: int) -> None:
@@ -66,9 +67,14 @@ def momentum(config: RunConfig, step: int, steps_per_epoch: int) -> float:
 
 def _after_warmup(config: RunConfig, step: int, steps_per_epoch: int) -> tuple[int, int]:
     """Return a step counted from the end of warm-up, negative before it, and how many steps come after it."""
-    epochs = config.warmup_epochs or (_SCALED_WARMUP_EPOCHS if _scale(config) > 1 else 0)
-    warmup_steps = round(epochs * steps_per_epoch)
+    warmup_steps = round(_warmup_epochs(config) * steps_per_epoch)
     return step - warmup_steps, max(1, config.epochs * steps_per_epoch - warmup_steps)
+
+
+def _warmup_epochs(config: RunConfig) -> float:
+    """Return the epochs of warm-up: those that are set, else what a scaled rate needs."""
+    needed = min(_SCALED_WARMUP_EPOCHS, _LARGEST_WARMUP * config.epochs) if _scale(config) > 1 else 0.0
+    return config.warmup_epochs or needed
 
 
 def _scale(config: RunConfig) -> int:
@@ -82,7 +88,7 @@ def stretch(config: RunConfig, epochs: int) -> RunConfig:
     milestones = sorted({max(1, round(milestone * ratio)) for milestone in config.milestones})
     return config.replace(
         epochs=epochs,
-        warmup_epochs=config.warmup_epochs * ratio,
+        warmup_epochs=_warmup_epochs(config) * ratio,
         step_size=max(1, round(config.step_size * ratio)),
         milestones=tuple(milestones),
         restart_epochs=max(1, round(config.restart_epochs * ratio)),

@@ -219,6 +219,7 @@ def test_resumed_run_keeps_the_epochs_that_its_budget_chose(make_config, monkeyp
         {"schedule": "step", "step_size": 10, "gamma": 0.5},
         {"schedule": "multi-step", "milestones": [10, 20, 36]},
         {"schedule": "cosine", "warmup_epochs": 5},
+        {"schedule": "cosine", "ranks": 4, "scale_lr": True},
         {"schedule": "one-cycle"},
         {"schedule": "warm-restarts", "restart_epochs": 10},
         {"schedule": "exponential", "gamma": 0.9},

@@ -193,6 +193,16 @@ def test_warm_up_longer_than_the_run():
     assert [learning_rate(config, step, 4) for step in range(4)] == pytest.approx([0, 0.0125, 0.025, 0.0375])
 
 
+@pytest.mark.parametrize(("epochs", "warmup"), [(200, 5), (20, 5), (8, 2), (1, 0.25)])
+def test_scaled_rate_is_reached_by_five_epochs_or_a_quarter_of_the_run(epochs, warmup):
+    config = _config(schedule="constant", epochs=epochs, ranks=4, scale_lr=True)
+    rates = [learning_rate(config, step, 100) for step in range(100 * epochs)]
+    assert rates[0] == pytest.approx(0.1)
+    assert rates.index(0.4) == round(100 * warmup)
+    assert rates[round(50 * warmup)] == pytest.approx(0.25, abs=0.01)
+    assert set(rates[round(100 * warmup) :]) == {0.4}
+
+
 def test_one_cycle_of_a_few_steps():
     for steps in (1, 2, 3):
         factors = [one_cycle(step, steps, 0.3, 0.04, 1.0, 4e-6) for step in range(steps)]
