@@ -110,6 +110,11 @@ def measure(task: Task, algorithms: Sequence[str], peers: Sequence[str], rounds:
         "shape": asdict(task.shape),
         "counts": dict(task.counts),
         "operations": task.operations,
+        "bytes": 4 * (operands.x.size + operands.w.size + operands.dy.size),
+        "multiply_adds": {
+            name: algorithm.multiply_adds(task.shape)[task.direction]
+            for name, algorithm in list_candidates(task.shape).items()
+        },
         "chosen": getattr(choose_algorithms(task.shape), task.direction),
         "programs": {name: _summarize(times, errors[name]) for name, times in seconds.items()},
     }

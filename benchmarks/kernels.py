@@ -12,6 +12,7 @@ parts, and --resume leaves out what the file has. Tables are of all that was ask
 
 import sys
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -31,36 +32,40 @@ COMPARED_CHANNELS = 64  # those with so many channels or more
 class Row:
     """What a measured task says of cnnzoo and of PyTorch; seconds, and None where nothing was measured."""
 
-    def __init__(self, result: Mapping[str, Any], peak: float, algorithms: Sequence[str]):
+    def __init__(self, result: Mapping[str, Any], limits: Mapping[str, float], algorithms: Sequence[str]):
         self.result = result
-        self.peak = peak  # of the machine in the run that measured it
+        self.peak = limits["operations_per_second"]  # of the machine in the run that measured it
         self.medians = {name: program["median"] for name, program in result["programs"].items()}
-        self.best = min((name for name in algorithms if name in self.medians), key=self.medians.__getitem__)
-        self.seconds = self.medians[self.best]
+        self.fastest = min((name for name in algorithms if name in self.medians), key=self.medians.__getitem__)
+        self.best = self.medians[self.fastest]
         self.chosen = self.medians.get(result["chosen"])
         self.im2col = self.medians.get("im2col")
         self.torch = min((s for name, s in self.medians.items() if name.startswith("torch")), default=None)
-        self.rate = result["operations"] / self.seconds
+        self.rate = result["operations"] / self.best
+        self.products = 2 * result["multiply_adds"][self.fastest] / self.peak
+        self.memory = result["bytes"] / limits["bytes_per_second"]
 
     @property
     def ratio(self) -> str:
         """PyTorch's seconds over ours."""
-        return _ratio(self.torch, self.seconds)
+        return _ratio(self.torch, self.best)
 
 
 def describe_rows(rows: Sequence[Row]) -> list[str]:
     """Return the table of all tasks."""
     programs = list(dict.fromkeys(name for row in rows for name in row.medians))
     columns = ["convolution", "pass", "best", "times", *(f"{name} ms" for name in programs)]
-    table = [[*columns, "GFLOP/s", "of peak", "ratio"]]
+    table = [[*columns, "products ms", "memory ms", "GFLOP/s", "of peak", "ratio"]]
     for row in rows:
         chosen = row.result["chosen"]
         table.append([
             row.result["name"],
             row.result["pass"],
-            row.best if row.best == chosen else f"{row.best} (chosen: {chosen})",
+            row.fastest if row.fastest == chosen else f"{row.fastest} (chosen: {chosen})",
             str(sum(row.result["counts"].values())),
             *(_milliseconds(row.medians.get(name)) for name in programs),
+            _milliseconds(row.products),
+            _milliseconds(row.memory),
             f"{row.rate / 1e9:.0f}",
             f"{row.rate / row.peak:.0%}",
             row.ratio,
@@ -70,15 +75,15 @@ def describe_rows(rows: Sequence[Row]) -> list[str]:
 
 def describe_models(rows: Sequence[Row], models: Sequence[str], passes: Sequence[str]) -> list[str]:
     """Return a line for each model and pass: its convolutions together, each as often as the model has it."""
-    columns = ("seconds", "chosen", "im2col", "torch")
-    table = [["model", "pass", "convolutions", "best ms", "chosen ms", "im2col ms", "torch ms", "ratio"]]
+    columns = ("products", "memory", "best", "chosen", "im2col", "torch")
+    table = [["model", "pass", "convolutions", *(f"{column} ms" for column in columns), "ratio"]]
     for model in models:
         for direction in [*passes, "all"]:
             part = [r for r in rows if model in r.result["counts"] and direction in ("all", r.result["pass"])]
             if part:
                 counts = [row.result["counts"][model] for row in part]
                 sums = [_weighted_sum([getattr(row, column) for row in part], counts) for column in columns]
-                table.append([model, direction, str(sum(counts)), *map(_milliseconds, sums), _ratio(sums[-1], sums[0])])
+                table.append([model, direction, str(sum(counts)), *map(_milliseconds, sums), _ratio(sums[-1], sums[2])])
     return align(table, left=2)
 
 
@@ -129,9 +134,9 @@ class Results:
         if self._path is not None:
             harness.update_results(self._path, {"runs": self._runs, "tasks": self.tasks})
 
-    def peak(self, key: str) -> float:
-        """Return the operations a second that the machine reached in the run that measured a task."""
-        return self._runs[self.tasks[key]["run"]]["peak_operations_per_second"]
+    def limits(self, key: str) -> dict[str, float]:
+        """Return the operations and the bytes a second that the machine reached in the run that measured a task."""
+        return self._runs[self.tasks[key]["run"]]["limits"]
 
 
 def _weighted_sum(values: Sequence[float | None], counts: Sequence[int]) -> float | None:
@@ -195,17 +200,18 @@ def run(arguments: Sequence[str] | None) -> None:
     results.begin(
         machine=harness.describe(parsed.threads),
         rounds=parsed.rounds,
-        peak_operations_per_second=measure_limits().operations_per_second,
+        limits=asdict(measure_limits()),
         error_bound=BOUND,
         compile_seconds=compiling,
     )
     for task in tqdm(missing, file=sys.stderr, disable=not sys.stderr.isatty()):
         results.add(task.key, measure(task, algorithms, peers, parsed.rounds))
-    rows = [Row(results.tasks[task.key], results.peak(task.key), algorithms) for task in tasks]
+    rows = [Row(results.tasks[task.key], results.limits(task.key), algorithms) for task in tasks]
     models_table = describe_models(rows, models, passes)
     print(*describe_rows(rows), "", *models_table, "", *describe_compared(rows, passes), sep="\n")
     peaks = ", ".join(f"{peak / 1e9:.0f}" for peak in sorted({row.peak for row in rows}))
     print(f"peak, measured: {peaks} GFLOP/s; ratio: PyTorch's faster layout / cnnzoo's best algorithm")
+    print("products: of the best algorithm, at the peak; memory: each array moved once, at the measured bandwidth")
     spent = ", ".join(f"{name} {seconds:.1f}" for name, seconds in compiling.items())
     print(f"seconds to compile, or to load from the cache, not in the above: {spent}")
 

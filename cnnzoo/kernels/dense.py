@@ -181,6 +181,12 @@ class Dense:
         return None
 
     @staticmethod
+    def multiply_adds(shape: ConvolutionShape) -> dict[str, int]:
+        """Return the multiply-adds of each pass: those of the direct method, without padding."""
+        count = shape.images * len(list_pairs(shape)) * shape.in_channels * shape.out_channels
+        return dict.fromkeys(("forward", "input_gradient", "weight_gradient"), count)
+
+    @staticmethod
     def costs(shape: ConvolutionShape) -> dict[str, float]:
         """Return the estimated cost of each pass; see `cnnzoo.kernels.costs`."""
         s, pairs = shape, len(list_pairs(shape))

@@ -72,6 +72,11 @@ class DepthwiseConvolution:
         return f"it takes as many groups as channels, not {shape.groups} of {shape.in_channels} to {shape.out_channels}"
 
     @staticmethod
+    def multiply_adds(shape: ConvolutionShape) -> dict[str, int]:
+        """Return the multiply-adds of each pass: those of the direct method, padding included."""
+        return dict.fromkeys(("forward", "input_gradient", "weight_gradient"), shape.multiply_adds)
+
+    @staticmethod
     def costs(shape: ConvolutionShape) -> dict[str, float]:
         """Return the estimated cost of each pass; see `cnnzoo.kernels.costs`."""
         cost = shape.out_pixels * shape.kernel**2 * count_vectors(shape.in_channels) * STEP_VECTOR

@@ -163,6 +163,11 @@ class Im2col:
         return None if shape.groups == 1 else f"it takes one group of channels, not {shape.groups}"
 
     @staticmethod
+    def multiply_adds(shape: ConvolutionShape) -> dict[str, int]:
+        """Return the multiply-adds of each pass: those of the direct method, padding included."""
+        return dict.fromkeys(("forward", "input_gradient", "weight_gradient"), shape.multiply_adds)
+
+    @staticmethod
     def costs(shape: ConvolutionShape) -> dict[str, float]:
         """Return the estimated cost of each pass; see `cnnzoo.kernels.costs`."""
         s, taps = shape, shape.kernel**2

@@ -258,6 +258,22 @@ class Winograd:
         return None
 
     @staticmethod
+    def multiply_adds(shape: ConvolutionShape) -> dict[str, int]:
+        """Return the multiply-adds of each pass's products; the transforms come on top."""
+        s, (forward, gradient) = shape, (FORMS[index] for index in FORMS_OF[shape.kernel, shape.stride])
+
+        def count(form, height, width):
+            tiles = s.images * block_count(height, form.tile) * block_count(width, form.tile)
+            return form.products * tiles * s.in_channels * s.out_channels
+
+        outputs = count(forward, s.out_height, s.out_width)
+        return {
+            "forward": outputs,
+            "input_gradient": count(gradient, s.height, s.width),
+            "weight_gradient": outputs,
+        }
+
+    @staticmethod
     def costs(shape: ConvolutionShape) -> dict[str, float]:
         """Return the estimated cost of each pass; see `cnnzoo.kernels.costs`."""
         s, forms = shape, [FORMS[index] for index in FORMS_OF[shape.kernel, shape.stride]]

@@ -86,13 +86,15 @@ def test_results_and_tables(tmp_path, capsys, monkeypatch):
     (measured_with,) = results["runs"].values()
     assert measured_with["machine"]["threads"] == 1
     assert measured_with["rounds"] == 2
-    assert measured_with["peak_operations_per_second"] > 0
+    assert all(measured_with["limits"][name] > 0 for name in ("operations_per_second", "bytes_per_second"))
     assert measured_with["error_bound"] == BOUND
     assert measured_with["compile_seconds"].keys() <= set(NAMES)
     assert set(results["tasks"]) == {f"1 images 4x4 384-64 3x3/1 {direction}" for direction in PASSES}
     for task in results["tasks"].values():
         assert task["counts"] == {"alexnet": 1}
         assert task["operations"] == 2 * 16 * 9 * 384 * 64
+        assert task["multiply_adds"] == {"winograd": 36 * 384 * 64, "im2col": 16 * 9 * 384 * 64}
+        assert task["bytes"] == 4 * (16 * 384 + 9 * 384 * 64 + 16 * 64)
         assert task["programs"].keys() == {"winograd", "im2col", "numpy"}
         assert all(len(p["seconds"]) == 2 and p["median"] > 0 for p in task["programs"].values())
     printed = capsys.readouterr().out
@@ -112,6 +114,8 @@ def test_the_whole_is_measured_in_parts(tmp_path, capsys, monkeypatch):
             "pass": task.direction,
             "counts": dict(task.counts),
             "programs": programs,
+            "multiply_adds": dict.fromkeys(programs, 1),
+            "bytes": 1,
         }
         shape = {name: getattr(task.shape, name) for name in task.shape.__dataclass_fields__}
         return result | {"operations": task.operations, "chosen": "im2col", "shape": shape}
@@ -158,11 +162,13 @@ def row(name, torch, counts, **medians):
         "pass": "forward",
         "counts": counts,
         "operations": 10**9,
+        "multiply_adds": {"winograd": 125 * 10**6, "im2col": 5 * 10**8},
+        "bytes": 10**7,
         "chosen": "im2col",
         "shape": shape,
     }
     result["programs"] = {program: {"median": seconds} for program, seconds in programs.items()}
-    return kernels.Row(result, 1e12, ["winograd", "im2col"])
+    return kernels.Row(result, {"operations_per_second": 1e12, "bytes_per_second": 1e11}, ["winograd", "im2col"])
 
 
 def test_sums_of_a_model_count_each_convolution_as_often_as_it_has_it():
@@ -171,7 +177,8 @@ def test_sums_of_a_model_count_each_convolution_as_often_as_it_has_it():
         row("b", 0.010, {"vgg16": 1}, winograd=0.006, im2col=0.005),
     ]
     lines = [line.split() for line in kernels.describe_models(rows, ["vgg16"], ["forward"])]
-    expected = ["3", "7.000", "9.000", "9.000", "18.000", "2.57"]
+    # Products: 0.25 ms by Winograd, twice, and 1 ms by im2col; memory: 0.1 ms each.
+    expected = ["3", "1.500", "0.300", "7.000", "9.000", "9.000", "18.000", "2.57"]
     assert lines[1:] == [["vgg16", "forward", *expected], ["vgg16", "all", *expected]]
     assert [line.split() for line in kernels.describe_compared(rows, ["forward"])][1:3] == [
         ["a", "4.00"],
