@@ -129,8 +129,9 @@ def test_products_and_convolutions_at_other_widths(width):
         pytest.skip(f"this processor has no {width}")
     if vector_bytes == VECTOR_BYTES:
         pytest.skip(f"{width} is what the other tests run on here")
-    selection = "not networks and not other_widths"
-    files = [f"tests/kernels/test_{name}.py" for name in ("vectors", "gemm", "convolution", "depthwise")]
+    # Kernels of Winograd's algorithm take long to compile: those of one type are run.
+    selection = "not networks and not other_widths and not (test_winograd and not (test_tails and float32))"
+    files = [f"tests/kernels/test_{name}.py" for name in ("vectors", "gemm", "convolution", "depthwise", "winograd")]
     code = (
         f"import cnnzoo.kernels.vectors, pytest; assert cnnzoo.kernels.vectors.VECTOR_BYTES == {vector_bytes}; "
         f"raise SystemExit(pytest.main(['-q', '-x', '-p', 'no:cacheprovider', '-k', {selection!r}, *{files!r}]))"
