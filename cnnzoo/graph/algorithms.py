@@ -37,6 +37,7 @@ class Planned(NamedTuple):
 
     @property
     def names(self) -> Passes:
+        """Return the algorithms' names."""
         return Passes(*(algorithm.name for algorithm in self))
 
 

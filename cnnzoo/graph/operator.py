@@ -40,6 +40,7 @@ class Parameter:
 
     @property
     def size(self) -> int:
+        """Number of elements."""
         return math.prod(self.shape)
 
 
@@ -75,6 +76,7 @@ class Matrix(NamedTuple):
 
     @property
     def nbytes(self) -> int:
+        """Bytes of the values, without the gaps between rows."""
         return self.rows * self.channels * self.data.itemsize
 
     @property
@@ -218,6 +220,7 @@ class Operator:
 
     @property
     def kind(self) -> str:
+        """What the operator is called in tables, with what was merged into it."""
         return type(self).__name__
 
     def output_extent(self, *inputs: Extent) -> Extent:

@@ -98,10 +98,12 @@ class Summary:
 
     @property
     def parameters(self) -> int:
+        """Parameters of all layers."""
         return sum(layer.parameters for layer in self.layers)
 
     @property
     def multiply_adds(self) -> int:
+        """Multiply-adds of all layers, of one image forward."""
         return sum(layer.multiply_adds for layer in self.layers)
 
 

@@ -26,6 +26,7 @@ class Extent:
 
     @property
     def pixels(self) -> int:
+        """Pixels of one image."""
         return self.height * self.width
 
     @property
@@ -46,6 +47,7 @@ class Tensor:
 
     @property
     def channels(self) -> int:
+        """Channels of its extent."""
         return self.extent.channels
 
 
@@ -59,6 +61,7 @@ class Node:
 
     @property
     def name(self) -> str:
+        """The operator's name."""
         return self.operator.name
 
 

@@ -119,6 +119,7 @@ class SGD(Optimizer):
 
     @property
     def state(self) -> dict[str, np.ndarray]:
+        """The velocity, of the parameters' arena."""
         return {"velocity": self._velocity}
 
     def _update(self, weight_decays: np.ndarray, scale: float) -> None:
@@ -184,6 +185,7 @@ class AdamW(Optimizer):
 
     @property
     def state(self) -> dict[str, np.ndarray]:
+        """The means of gradients and of their squares, of the parameters' arena."""
         return {"mean": self._mean, "square": self._square}
 
     def _update(self, weight_decays: np.ndarray, scale: float) -> None:

@@ -84,16 +84,20 @@ class FolderOutput(Output):
 
     @property
     def is_due(self) -> bool:  # type: ignore[override]
+        """It is time for a checkpoint within the epoch."""
         return self._saver.is_due
 
     def save(self, *names: str) -> None:
+        """Write the state to checkpoints of these names; see `Saver.save`."""
         self._saver.save(*names)
 
     def end_epoch(self, record: EpochRecord, environment: Mapping[str, Any]) -> None:
+        """Write the epoch's rows and what the run runs in."""
         self._folder.append(record)
         self._folder.write_environment(environment)
 
     def end_run(self, history: History, trained: Captured, environment: Mapping[str, Any]) -> None:
+        """Write the test, the weights that the network has, and the last checkpoint with the state as trained."""
         best, test = history.best, history.test
         assert test is not None
         self._folder.write_test(test.to_dict(self._dataset.classes))
@@ -105,4 +109,5 @@ class FolderOutput(Output):
         self._saver.write(trained, LAST, finished=True)
 
     def close(self) -> None:
+        """Let other processes have the folder."""
         self._folder.close()

@@ -25,10 +25,12 @@ class ReLU(Operator):
     backward_in_place = True
 
     def forward(self, c: Context) -> None:
+        """y = max(0, x)."""
         x, y = c.x[0], c.y
         relu_forward(x.data, x.ld, y.data, y.ld, y.rows, y.channels)
 
     def backward(self, c: Context) -> None:
+        """dx (+)= dy where y > 0, else 0."""
         y, dy, dx = c.y, c.dy, c.dx[0]
         relu_backward(dy.data, dy.ld, y.data, y.ld, dx.data, dx.ld, y.rows, y.channels, c.accumulate[0])
 
@@ -42,10 +44,12 @@ class _Sigmoidal(Operator):
     function: int
 
     def forward(self, c: Context) -> None:
+        """y = the function of x."""
         x, y = c.x[0], c.y
         sigmoidal_forward(x.data, x.ld, y.data, y.ld, y.rows, y.channels, self.function)
 
     def backward(self, c: Context) -> None:
+        """dx (+)= dy times the derivative, from y."""
         y, dy, dx, add = c.y, c.dy, c.dx[0], c.accumulate[0]
         sigmoidal_backward(dy.data, dy.ld, y.data, y.ld, dx.data, dx.ld, y.rows, y.channels, self.function, add)
 
@@ -81,10 +85,12 @@ class Dropout(Operator):
         return x.size
 
     def requirements(self, images: int, training: bool, dtype: np.dtype, *inputs: Extent) -> Requirements:
+        """Keep the mask, in training: a byte for each value, or channel, that is drawn for."""
         mask = images * self.drawn(inputs[0]), np.dtype(np.uint8)
         return Requirements(state=inputs[0].size // self.drawn(inputs[0]), kept={"mask": mask} if training else {})
 
     def forward(self, c: Context) -> None:
+        """Draw a mask and apply it; in inference, copy x unless it lies in y."""
         x, y = c.x[0], c.y
         if c.training:
             key = np.uint64(c.random_key)
@@ -94,6 +100,7 @@ class Dropout(Operator):
             copy_rows(x.data, x.ld, y.data, y.ld, y.rows, y.channels, False)
 
     def backward(self, c: Context) -> None:
+        """dx (+)= dy * mask / (1 - rate)."""
         dy, dx, mask, repeats, add = c.dy, c.dx[0], c.kept["mask"], c.state, c.accumulate[0]
         dropout_backward(dy.data, dy.ld, mask, dx.data, dx.ld, dx.rows, dx.channels, repeats, self.rate, add)
 
@@ -106,4 +113,5 @@ class Dropout2d(Dropout):
     """
 
     def drawn(self, x: Extent) -> int:
+        """Return the channels: one draw for each."""
         return x.channels

@@ -63,6 +63,7 @@ class BatchNorm(Operator):
 
     @property
     def kind(self) -> str:
+        """With what the fusion passes merged into it."""
         return "BatchNorm" + "+Add" * self.add + "+ReLU" * self.relu
 
     @property
@@ -71,6 +72,12 @@ class BatchNorm(Operator):
         return self.add and self.relu
 
     def requirements(self, images: int, training: bool, dtype: np.dtype, *inputs: Extent) -> Requirements:
+        """Return what one node needs for a batch.
+
+        Kept for backward: coefficients [scale, shift, mean][channels], inv_std [channels], and in float64 the sums of
+        dz and of dz (x - mean) over all rows. Lent to other batch norms of the same input: its mean and M2 in float64.
+        Scratch: partial sums of blocks of rows, backward slope and offset of the line besides.
+        """
         rows, channels = images * inputs[0].pixels, inputs[0].channels
         needs = Requirements(kept={"coefficients": (3 * channels, None)})
         if training:
@@ -83,6 +90,7 @@ class BatchNorm(Operator):
         return needs
 
     def moved(self, c: Context, direction: Pass) -> int:
+        """Return the bytes read and written; none for what the reader does on load, or has done of backward."""
         if direction == "forward" and self.deferred:
             return 0 if self.borrows else c.x[0].nbytes
         if direction == "backward" and c.dx_line.rows:
@@ -90,6 +98,11 @@ class BatchNorm(Operator):
         return super().moved(c, direction)
 
     def forward(self, c: Context) -> None:
+        """Normalize by the batch's statistics and update the running ones; in inference, normalize by the latter.
+
+        Writes scale = gamma / sqrt(var + eps), shift = beta - mean scale and mean to the coefficients, and y = relu?(x
+        scale + shift + residual?) unless the reader computes it on load. Statistics that another node has are borrowed.
+        """
         x = c.x[0]
         scale, shift, mean = np.split(c.kept["coefficients"], 3)
         gamma, beta = c.weights["weight"], c.weights["bias"]
@@ -110,6 +123,7 @@ class BatchNorm(Operator):
             self.recompute(c)
 
     def recompute(self, c: Context) -> None:
+        """Compute y from x and the coefficients, which stay as they are."""
         x, y = c.x[0], c.y
         scale, shift, _ = np.split(c.kept["coefficients"], 3)
         residual = c.x[1] if self.add else x
@@ -137,6 +151,10 @@ class BatchNorm(Operator):
             first += channels
 
     def backward(self, c: Context) -> None:
+        """Compute dx, the residual's gradient, dgamma and dbeta (`cnnzoo.kernels.batch_norm` derives them).
+
+        Where the reader's input gradient has begun it, only the line slope x + offset that dx lacks is left to find.
+        """
         if c.dx_line.rows:  # the rest was done by the reader's input gradient
             slope, offset = c.dx_line.values
             self._finish_backward(c, slope, offset, c.accumulate_line)

@@ -43,6 +43,7 @@ class WeightedSum(Operator):
         raise AssertionError
 
     def output_extent(self, *inputs: Extent) -> Extent:
+        """Return the extent of y; raise `ModelError` where the image is smaller than the kernel."""
         shape = self.shape(1, inputs[0])
         if shape.out_height < 1 or shape.out_width < 1:
             raise ModelError(f"{self.name}: expected an image no smaller than its {shape.kernel}x{shape.kernel} kernel")
@@ -53,6 +54,17 @@ class WeightedSum(Operator):
         return self.pinned_algorithms.get(images) or choose_algorithms(self.shape(images, x), self.wanted_algorithm)
 
     def requirements(self, images: int, training: bool, dtype: np.dtype, *inputs: Extent) -> Requirements:
+        """Return what one node needs for a batch.
+
+        Its state is `Planned`: the algorithms of the three passes. What they work in is scratch, and backward the
+        partial sums of a bias and of an epilogue are too. It lends the batch-norm partial sums of y if it collects them
+        and the forward algorithm can, and begins the backward of the batch norm on load if that of dx can.
+
+        Raises
+        ------
+        StateError
+            A pinned algorithm does not accept the shape.
+        """
         shape = self.shape(images, inputs[0])
         planned = plan_algorithms(shape, self.choose(images, inputs[0]), dtype)
         columns = self.out_channels
@@ -74,9 +86,11 @@ class WeightedSum(Operator):
         return needs
 
     def multiply_adds(self, *inputs: Extent) -> int:
+        """Return those of one image forward by the direct method, padding included."""
         return self.shape(1, inputs[0]).multiply_adds
 
     def algorithm(self, c: Context, direction: Pass) -> str:
+        """Return the algorithm's name; backward those of both gradients where they differ."""
         if direction != "backward":
             return c.state.forward.name
         names = (
@@ -87,6 +101,7 @@ class WeightedSum(Operator):
         return ", ".join(dict.fromkeys(names))
 
     def operations(self, c: Context, direction: Pass) -> int:
+        """Return two for each multiply-add, backward for each gradient that is computed."""
         passes = 1 + c.wanted[0] if direction == "backward" else 1
         return 2 * passes * c.state.forward.shape.multiply_adds
 
@@ -102,6 +117,7 @@ class WeightedSum(Operator):
         return Prologue(SCALE_SHIFT_RELU, self._batch_norm(c, "coefficients")) if self.applies_batch_norm else None
 
     def forward(self, c: Context) -> None:
+        """y = correlate(x, w) + b, with the batch norm of x applied on load and the batch-norm sums of y collected."""
         x, y = self.flat(c.x[0]), c.y
         c.state.forward.forward(
             x.data, x.ld, c.weights["weight"], y.data, y.ld, c.scratch,
@@ -109,6 +125,7 @@ class WeightedSum(Operator):
         )  # fmt: skip
 
     def backward(self, c: Context) -> None:
+        """Compute dw, db and, if somebody wants it, dx."""
         x, dy, scratch, add = self.flat(c.x[0]), c.dy, c.backward_scratch, c.accumulate_gradients
         c.state.weight_gradient.weight_gradient(
             x.data, x.ld, dy.data, dy.ld, c.gradients["weight"], scratch, prologue=self._prologue(c), accumulate=add
@@ -170,6 +187,7 @@ class Convolution(WeightedSum):
         self.groups = groups
 
     def shape(self, images: int, x: Extent) -> ConvolutionShape:
+        """Return the convolution that a batch of `images` of extent `x` is."""
         channels = self.in_channels, self.out_channels
         return ConvolutionShape(
             images, x.height, x.width, *channels, self.kernel, self.stride, self.padding, self.groups
@@ -205,9 +223,11 @@ class Linear(WeightedSum):
         self.needs_contiguous = extent.pixels > 1
 
     def shape(self, images: int, x: Extent) -> ConvolutionShape:
+        """Return the 1x1 convolution of one pixel of all of an image's values."""
         return ConvolutionShape(images, 1, 1, self.features, self.out_channels, kernel=1)
 
     def flat(self, x: Matrix) -> Matrix:
+        """Return x with one row for each image."""
         if x.channels == self.features:
             return x
         return Matrix(x.data, self.features, x.rows * x.channels // self.features, self.features)

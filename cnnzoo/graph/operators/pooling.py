@@ -37,6 +37,7 @@ class _WindowPool(Operator):
         self.window, self.stride, self.padding = window, stride, padding
 
     def output_extent(self, *inputs: Extent) -> Extent:
+        """Return one pixel for each window; raise `ModelError` where none fits."""
         x = inputs[0]
         height, width = ((size + 2 * self.padding - self.window) // self.stride + 1 for size in (x.height, x.width))
         if height < 1 or width < 1:
@@ -44,6 +45,7 @@ class _WindowPool(Operator):
         return Extent(height, width, x.channels)
 
     def requirements(self, images: int, training: bool, dtype: np.dtype, *inputs: Extent) -> Requirements:
+        """Hand the input's extent to the passes."""
         return Requirements(state=inputs[0])
 
     def _geometry(self, c: Context) -> tuple[int, ...]:
@@ -60,14 +62,17 @@ class MaxPool(_WindowPool):
             raise ModelError(f"{name}: expected a window of at most 15, got {window}")
 
     def requirements(self, images: int, training: bool, dtype: np.dtype, *inputs: Extent) -> Requirements:
+        """Keep where each window's maximum lies, in training: a byte a value of y."""
         size = images * self.output_extent(*inputs).size
         return Requirements(inputs[0], {"winner": (size, np.dtype(np.uint8))} if training else {})
 
     def forward(self, c: Context) -> None:
+        """y = the maximum of each window."""
         x, y = c.x[0], c.y
         max_pool_forward(x.data, x.ld, y.data, y.ld, c.kept.get("winner", _NO_WINNER), *self._geometry(c))
 
     def backward(self, c: Context) -> None:
+        """dx (+)= dy at each window's maximum, the sum of those of windows that share it."""
         dy, dx = c.dy, c.dx[0]
         max_pool_backward(dy.data, dy.ld, c.kept["winner"], dx.data, dx.ld, *self._geometry(c), c.accumulate[0])
 
@@ -76,10 +81,12 @@ class AveragePool(_WindowPool):
     """y = the mean of each window, zeros of the padding included."""
 
     def forward(self, c: Context) -> None:
+        """y = the mean of each window."""
         x, y = c.x[0], c.y
         average_pool_forward(x.data, x.ld, y.data, y.ld, *self._geometry(c))
 
     def backward(self, c: Context) -> None:
+        """dx (+)= dy / window^2, summed over the windows of each pixel."""
         dy, dx = c.dy, c.dx[0]
         average_pool_backward(dy.data, dy.ld, dx.data, dx.ld, *self._geometry(c), c.accumulate[0])
 
@@ -88,13 +95,16 @@ class GlobalAveragePool(Operator):
     """y = the mean over all pixels of an image (Lin, Chen and Yan, "Network in Network", ICLR 2014)."""
 
     def output_extent(self, *inputs: Extent) -> Extent:
+        """Return one pixel."""
         return Extent(1, 1, inputs[0].channels)
 
     def forward(self, c: Context) -> None:
+        """y = the mean of each image's pixels."""
         x, y = c.x[0], c.y
         global_average_pool_forward(x.data, x.ld, y.data, y.ld, c.images, x.rows // c.images, x.channels)
 
     def backward(self, c: Context) -> None:
+        """dx (+)= dy / pixels, at every pixel."""
         dy, dx = c.dy, c.dx[0]
         pixels = dx.rows // c.images
         global_average_pool_backward(dy.data, dy.ld, dx.data, dx.ld, c.images, pixels, dx.channels, c.accumulate[0])
