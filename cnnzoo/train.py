@@ -46,13 +46,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def train(arguments: Sequence[str] | None) -> None:
     """Train as the arguments say; see `main`."""
     parsed = _make_parser().parse(arguments)
+    said = {name: value for name, value in vars(parsed).items() if name in list_settings()}
     with StopSignals() as signals:
-        config = _make_config(parsed)
+        base = None if parsed.config is None else load_config(parsed.config)
         from cnnzoo.training.engine import make_engine
 
-        engine = make_engine(config.distributed)
+        # Before the settings are complete: what they come from may be on rank 0's host alone.
+        engine = make_engine(said.get("distributed", "none" if base is None else base.distributed))
         signals.repeated = engine.size > 1
         with told_once("cnnzoo train", engine):
+            config = _make_config(said, base, parsed.resume, engine)
             threads = config.threads or engine.threads
             if threads is not None:
                 # Before numba is imported, with the trainer, so that they may be more than the cores.
@@ -148,15 +151,14 @@ def _describe_recipes() -> str:
     return "\n".join(lines)
 
 
-def _make_config(parsed: argparse.Namespace) -> RunConfig:
-    """Return the run's settings: the recipe's, over them the config file's, over them the flags'."""
-    said = {name: value for name, value in vars(parsed).items() if name in list_settings()}
-    if parsed.config is not None:
-        return load_config(parsed.config).replace(**said)
-    if "model" not in said and parsed.resume not in (None, "auto"):
+def _make_config(said: dict[str, Any], base: RunConfig | None, resume: str | None, engine: "Engine") -> RunConfig:
+    """Return the run's settings: the recipe's, over them the config file's, `base`, over them the flags', `said`."""
+    if base is not None:
+        return base.replace(**said)
+    if "model" not in said and resume not in (None, "auto"):
         from cnnzoo.training.checkpoint import locate_checkpoint, read_header
 
-        said["model"] = read_header(locate_checkpoint(parsed.resume)).config["model"]
+        said = said | {"model": engine.from_root(lambda: read_header(locate_checkpoint(resume)).config["model"])}
     if "model" not in said:
         raise ConfigError("expected --model NAME, --config FILE or --resume PATH, got none")
     return RunConfig.from_dict(said)

@@ -63,3 +63,4 @@ def test_command(capsys):
     assert doctor.main(["--json"]) == 0
     assert "findings" in json.loads(capsys.readouterr().out)
     assert doctor.main(["--jsno"]) == 2
+    assert doctor.main(["--distributed", "mpii"]) == 2

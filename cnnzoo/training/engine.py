@@ -12,6 +12,8 @@ from typing import Any, TypeVar, cast
 
 import numpy as np
 
+from cnnzoo.errors import ConfigError
+
 Result = TypeVar("Result")
 Method = TypeVar("Method", bound=Callable[..., Any])
 Describe = Callable[[BaseException], tuple[str, int] | None]
@@ -118,10 +120,12 @@ def make_engine(name: str) -> Engine:
     Raises
     ------
     ConfigError
-        What it needs is not installed.
+        There is no such engine, or what it needs is not installed.
     """
     if name == "none":
         return Engine()
+    if name != "mpi":
+        raise ConfigError(f"distributed: expected one of none, mpi, got {name!r}")
     from cnnzoo.training.mpi import MpiEngine
 
     return MpiEngine()

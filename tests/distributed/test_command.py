@@ -173,6 +173,38 @@ def test_wrong_setting_is_told_once(flags):
     assert errors.count("expected 2 or more images a batch for each of 3 ranks, got 3 in all") == 1
 
 
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["--model", "lenet5", "--lr", "-1"], (2, "cnnzoo train: lr: expected a number of 0 or more, got -1.0\n")),
+        (
+            ["--resume", "nowhere"],
+            (1, "cnnzoo train: nowhere: expected a checkpoint or the folder of a run, found nothing\n"),
+        ),
+    ],
+    ids=["settings", "the checkpoint that names the model"],
+)
+def test_what_is_wrong_before_there_is_a_trainer_is_told_once(arguments, told):
+    code, _, errors = run_ranks(3, *TRAIN, *arguments)
+    assert (code, errors) == told
+
+
+def test_model_of_a_checkpoint_is_read_by_rank_0(flags, tmp_path):
+    """The others would not find it: they run in another folder."""
+    code, output, errors = run_ranks(2, *TRAIN, *flags(epochs=1), "--json")
+    assert code == 0, errors
+    folder = Path(json.loads(output)["folder"])
+    program = (
+        "import os, sys; from cnnzoo import train; from cnnzoo.training.engine import make_engine\n"
+        f"os.chdir({str(folder.parent)!r} if make_engine('mpi').is_root else '/')\n"
+        "sys.exit(train.main(sys.argv[1:]))"
+    )
+    arguments = ["--resume", folder.name, "--epochs", "2", "--data-dir", str(tmp_path / "data"), "--json"]
+    code, output, errors = run_ranks(2, "-c", program, "--distributed", "mpi", *arguments)
+    assert code == 0, errors
+    assert (json.loads(output)["model"], json.loads(output)["epochs"]) == ("lenet5", 2)
+
+
 def test_without_mpi4py_it_is_said_what_to_install(flags):
     program = "import sys; sys.modules['mpi4py'] = None; from cnnzoo import train; sys.exit(train.main(sys.argv[1:]))"
     code, _, errors = run_ranks(1, "-c", program, "--distributed", "mpi", *flags())
