@@ -90,14 +90,16 @@ def _size(folder: Path) -> int:
 def list_findings(found: dict[str, Any]) -> list[str]:
     """Return what is off and how to mend it, a line each."""
     cores, threads, cache = found["cores"], found["threads"], found["cache"]
-    if found["ranks"]:  # all on this host together
-        host = found["ranks"][0]["host"]
-        threads = sum(rank["threads"] for rank in found["ranks"] if rank["host"] == host)
-        cores = max(cores, os.cpu_count() or 1)
+    fewer, more = f"set NUMBA_NUM_THREADS or --threads to {cores}", f"set --threads to {cores}"
+    if found["ranks"]:  # all on this host together; each is given its share of the cores
+        neighbors = [rank for rank in found["ranks"] if rank["host"] == found["ranks"][0]["host"]]
+        threads, cores = sum(rank["threads"] for rank in neighbors), neighbors[0]["host_cores"]
+        fewer = f"start a number of ranks on this host that divides {cores}, not {len(neighbors)}"
+        more = f"start {cores} ranks on this host at most, not {len(neighbors)}"
     as_they_are, flushed = found["denormal_slowdown"]["as they are"], found["denormal_slowdown"]["flushed"]
     checks = [
-        (threads < cores, f"{threads} of {cores} cores are used: set NUMBA_NUM_THREADS or --threads to {cores}"),
-        (threads > cores, f"{threads} threads on {cores} cores wait for each other: set --threads to {cores}"),
+        (threads < cores, f"{threads} of {cores} cores are used: {fewer}"),
+        (threads > cores, f"{threads} threads on {cores} cores wait for each other: {more}"),
         (
             found["threading_layer"] == "workqueue",
             "Numba starts its threads by its slowest way, workqueue: install OpenMP (libgomp) or the package tbb",

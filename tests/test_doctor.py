@@ -24,6 +24,18 @@ def test_what_is_found_is_plausible(found):
     json.dumps(found)
 
 
+@pytest.fixture
+def healthy(found):
+    """Return what would be found on a machine where nothing is off."""
+    healthy = copy.deepcopy(found) | {
+        "threads": 4, "cores": 4, "threading_layer": "omp", "vector_bytes": 64, "load": 0.0, "free_memory": 10**10,
+        "denormal_slowdown": {"as they are": 90.0, "flushed": 1.0},
+    }  # fmt: skip
+    healthy["cache"] |= {"compiled": ["correlate"], "old_folders": 0}
+    assert doctor.list_findings(healthy) == []
+    return healthy
+
+
 @pytest.mark.parametrize(
     ("changes", "part"),
     [
@@ -38,16 +50,25 @@ def test_what_is_found_is_plausible(found):
         ({"cache": {"old_folders": 2, "old_bytes": 5e6}}, "5 MB of kernels of other versions"),
     ],
 )
-def test_findings(found, changes, part):
-    healthy = copy.deepcopy(found) | {
-        "threads": 4, "cores": 4, "threading_layer": "omp", "vector_bytes": 64, "load": 0.0, "free_memory": 10**10,
-        "denormal_slowdown": {"as they are": 90.0, "flushed": 1.0},
-    }  # fmt: skip
-    healthy["cache"] |= {"compiled": ["correlate"], "old_folders": 0}
-    assert doctor.list_findings(healthy) == []
+def test_findings(healthy, changes, part):
     cache = healthy["cache"] | changes.get("cache", {})
     (finding,) = doctor.list_findings(healthy | changes | {"cache": cache})
     assert part in finding
+
+
+@pytest.mark.parametrize(
+    ("ranks", "threads", "findings"),
+    [
+        (2, 4, []),
+        (3, 2, ["6 of 8 cores are used: start a number of ranks on this host that divides 8, not 3"]),
+        (9, 1, ["9 threads on 8 cores wait for each other: start 8 ranks on this host at most, not 9"]),
+    ],
+)
+def test_ranks_on_a_host_are_counted_together(healthy, ranks, threads, findings):
+    """The host's cores are those that its ranks may use, whatever each is bound to, or the machine has."""
+    here = {"host": "a", "threads": threads, "cores": 4, "host_cores": 8}
+    elsewhere = {"host": "b", "threads": 64, "cores": 64, "host_cores": 64}
+    assert doctor.list_findings(healthy | {"ranks": [here] * ranks + [elsewhere]}) == findings
 
 
 def test_free_memory_is_what_a_run_goes_by(monkeypatch):

@@ -52,7 +52,8 @@ class Engine:
     threads : int or None
         With which the ranks on this host share its cores; None: numba's own number.
     members : sequence of dict of str to object
-        Of each rank its ``rank``, ``host``, ``process``, ``cores`` and ``threads``; empty for one process alone.
+        Of each rank its ``rank``, ``host``, ``process``, ``cores`` and ``threads``, and ``host_cores``, which all
+        ranks on its host together may use; empty for one process alone.
     """
 
     rank, size, neighbors = 0, 1, 1

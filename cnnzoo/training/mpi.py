@@ -57,11 +57,11 @@ class MpiEngine(Engine):
         host = platform.node()
         on_host = self._comm.Split_type(self._mpi.COMM_TYPE_SHARED)
         self.neighbors = on_host.size
-        cores = list_cores()
-        self.threads = share_cores(on_host.allgather(cores), on_host.rank)
+        cores = on_host.allgather(list_cores())
+        self.threads = share_cores(cores, on_host.rank)
+        member = {"rank": self.rank, "host": host, "process": os.getpid(), "cores": len(cores[on_host.rank])}
+        member |= {"host_cores": len(set().union(*cores)), "threads": self.threads}
         on_host.Free()
-        member = {"rank": self.rank, "host": host, "process": os.getpid()}
-        member |= {"cores": len(cores), "threads": self.threads}
         self.members = self._comm.allgather(member)
         self._watched: Watched | None = None
         self._is_together = False
