@@ -4,7 +4,21 @@ import hashlib
 
 import numpy as np
 
+from cnnzoo.graph.layout import lay_out
+from cnnzoo.graph.passes import DEFAULT_PASSES
 from cnnzoo.kernels.cross_entropy import cross_entropy
+
+
+def rewrite(graph, passes=DEFAULT_PASSES):
+    """Return what passes make of a graph, one after the other."""
+    for each in passes:
+        graph = each(graph)
+    return graph
+
+
+def rewrite_and_lay_out(graph, images, training=True, memory="fast", storage=None):
+    """Return the layout of a graph as a network in float32 runs it, and the bytes of its arena."""
+    return lay_out(rewrite(graph), images, training, np.dtype(np.float32), memory, storage)
 
 
 def make_batch(net, images, seed=0):

@@ -17,15 +17,9 @@ from cnnzoo.graph.passes import (
 from cnnzoo.graph.tensor import Extent, Graph
 from cnnzoo.models.registry import build_graph
 from tests.graph import random_graphs
-from tests.graph.steps import assert_close, make_batch, randomize, relative_error, run_step
+from tests.graph.steps import assert_close, make_batch, randomize, relative_error, rewrite, run_step
 
 ALONE = {"Convolution", "Linear", "MaxPool", "AveragePool", "GlobalAveragePool", "Dropout", "Concatenation"}
-
-
-def rewrite(graph, passes=DEFAULT_PASSES):
-    for each in passes:
-        graph = each(graph)
-    return graph
 
 
 def count_kinds(graph):
@@ -62,7 +56,7 @@ def test_nodes_of_the_networks(name, before, after):
     assert count_kinds(rewrite(graph)) == after
 
 
-@pytest.mark.parametrize("name", ["vgg16_bn", "resnet18", "densenet121"])
+@pytest.mark.parametrize("name", ["vgg16_bn", "resnet18", "densenet121", "mobilenetv1"])
 def test_rewritten_networks_compute_the_same(name):
     """In float64: loss, logits, every gradient, running statistics and inference, with dropout."""
     results = []

@@ -13,11 +13,18 @@ import pytest
 from hypothesis import given, settings
 
 from cnnzoo.graph.layout import lay_out
-from cnnzoo.graph.passes import DEFAULT_PASSES
 from cnnzoo.graph.plan import Plan
 from cnnzoo.models.registry import build_graph, create_model
 from tests.graph.random_graphs import DELICATE, builders, dense_block, make_network, make_unshared_network, unshared
-from tests.graph.steps import assert_close, assert_equal, fill_arena, make_batch, randomize, run_step
+from tests.graph.steps import (
+    assert_close,
+    assert_equal,
+    fill_arena,
+    make_batch,
+    randomize,
+    rewrite_and_lay_out,
+    run_step,
+)
 from tests.graph.test_liveness import find_lower_bound, find_overlaps
 
 IMAGES = 3
@@ -106,12 +113,6 @@ def test_delicate_graph(build):
     assert_passes_change_only_roundings(build)
 
 
-def rewrite_and_lay_out(graph, images, training):
-    for rewrite in DEFAULT_PASSES:
-        graph = rewrite(graph)
-    return lay_out(graph, images, training, np.dtype(np.float32))
-
-
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("name", ["vgg16", "vgg16_bn", "resnet18"])
 def test_whole_networks_in_little_memory(name, training):
@@ -144,7 +145,7 @@ def test_lines_of_a_dense_block_add_up():
 
     The 3x3 convolutions are too narrow for Winograd's algorithm, so that the lines are those of the first batch norms.
     """
-    layout, _ = rewrite_and_lay_out(dense_block(), IMAGES, training=True)
+    layout, _ = rewrite_and_lay_out(dense_block(), IMAGES)
     names = [node.name for node in layout.graph.nodes]
     added = {names[k] for k in layout.lines.added}
     assert added == {"stem", "conv0.2", "conv1.2"}
@@ -154,7 +155,7 @@ def test_lines_of_a_dense_block_add_up():
 
 def test_dense_block_grows_in_one_buffer():
     """Concatenations, their terms and all their gradients are slices: nothing is copied."""
-    layout, _ = rewrite_and_lay_out(dense_block(), IMAGES, training=True)
+    layout, _ = rewrite_and_lay_out(dense_block(), IMAGES)
     for places in (layout.sharing.places, layout.gradients):
         terms = [places[x] for node in layout.graph.nodes if node.operator.concatenates for x in node.inputs]
         assert len({memory for memory, _, _ in terms}) == 1

@@ -16,12 +16,19 @@ from cnnzoo.errors import ConfigError
 from cnnzoo.graph import layers, layout, recompute
 from cnnzoo.graph.ledger import Ledger
 from cnnzoo.graph.network import Network
-from cnnzoo.graph.passes import DEFAULT_PASSES
 from cnnzoo.graph.tensor import Extent, Graph
 from cnnzoo.graph.timeline import can_be_recomputed, first_reads
 from cnnzoo.models.registry import build_graph
 from tests.graph.random_graphs import DELICATE, builders, make_network
-from tests.graph.steps import assert_equal, fill_arena, make_batch, randomize, relative_error, run_step
+from tests.graph.steps import (
+    assert_equal,
+    fill_arena,
+    make_batch,
+    randomize,
+    relative_error,
+    rewrite_and_lay_out,
+    run_step,
+)
 from tests.graph.test_liveness import find_lower_bound, find_overlaps
 
 STORAGES = ["bfloat16", "float16"]
@@ -124,11 +131,8 @@ def test_choices_of_the_networks_change_no_bit(name):
     assert_equal(results[2], results[0])
 
 
-def lay_out(name, images=128, memory="fast", storage=None):
-    graph = build_graph(name)
-    for rewrite in DEFAULT_PASSES:
-        graph = rewrite(graph)
-    return layout.lay_out(graph, images, True, np.dtype(np.float32), memory, storage)
+def lay_out(name, images=128, **choices):
+    return rewrite_and_lay_out(build_graph(name), images, **choices)
 
 
 @pytest.mark.parametrize("name", cnnzoo.list_models())

@@ -1,14 +1,13 @@
-"""MobileNetV1: its table, names, options and initial weights, and its rewriting."""
+"""MobileNetV1: its table, names, options and initial weights."""
 
 import numpy as np
 import pytest
 
 import cnnzoo
 from cnnzoo.errors import ConfigError, ModelError
-from cnnzoo.graph.network import Network
 from cnnzoo.graph.operators.depthwise import Depthwise
 from cnnzoo.models.registry import build_graph
-from tests.graph.steps import assert_close, make_batch, randomize, relative_error, run_step
+from tests.graph.steps import make_batch, run_step
 from tests.models.test_initial_weights import NORMAL, UNIFORM, assert_drawn_from
 
 BATCH_NORM = ("weight", "bias", "running_mean", "running_var")
@@ -91,31 +90,3 @@ def test_initial_weights():
             assert_drawn_from(array, UNIFORM, 2 / sum(array.shape[:2]))
         elif array.ndim == 4:
             assert_drawn_from(array, NORMAL, 2 / np.prod(array.shape[1:]))
-
-
-def test_rewritten_network_computes_the_same():
-    """In float64: loss, logits, every gradient, running statistics and inference, against a graph without passes."""
-    results = []
-    for options in ({}, {"passes": ()}):
-        net = Network(build_graph("mobilenetv1"), name="mobilenetv1", dtype="float64", **options)
-        randomize(net)
-        loss, logits = run_step(net, *make_batch(net, 4))
-        results.append(
-            (loss, {"logits": logits, **net.gradients()}, net.state_dict(), net.forward(make_batch(net, 2)[0]))
-        )
-    (loss, arrays, state, inference), (expected_loss, *expected) = results
-    assert loss == pytest.approx(expected_loss, rel=1e-12, abs=0)
-    assert_close(arrays, expected[0], 1e-10)
-    assert_close(state, expected[1], 1e-13)
-    assert relative_error(inference, expected[2]) <= 1e-12
-
-
-def test_loss_falls_when_a_batch_is_repeated():
-    net = cnnzoo.create_model("mobilenetv1")
-    optimizer = cnnzoo.SGD(net, lr=0.01, momentum=0.9)
-    images, labels = make_batch(net, 8)
-    losses = []
-    for _ in range(20):
-        losses.append(run_step(net, images, labels)[0])
-        optimizer.step()
-    assert losses[-1] < 0.1 * losses[0]

@@ -49,7 +49,9 @@ def test_names_and_number_of_parameters(name):
     assert net.num_parameters == sum(state[key].size for key in parameters) == PARAMETERS[name]
 
 
-@pytest.mark.parametrize(("name", "part_left"), [("vgg16", 0.6), ("vgg16_bn", 0.02), ("resnet18", 0.02)])
+@pytest.mark.parametrize(
+    ("name", "part_left"), [("vgg16", 0.6), ("vgg16_bn", 0.02), ("resnet18", 0.02), ("mobilenetv1", 0.1)]
+)
 def test_loss_falls_when_a_batch_is_repeated(name, part_left):
     """Fast with batch norm, slowly without."""
     net = cnnzoo.create_model(name, dropout=0.0)
