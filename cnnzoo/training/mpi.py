@@ -164,10 +164,10 @@ class MpiEngine(Engine):
     def _end_all(self, line: str, code: int) -> None:
         """End all ranks at once with an exit code and, printed once, a line that tells why."""
         assert self._watched is not None
-        self._watched.fail(" ".join(line.split()))
-        for stream in (sys.stdout, sys.stderr):
+        for stream in (sys.stdout, sys.stderr):  # `Abort` leaves no time for that
             with contextlib.suppress(OSError, ValueError):
                 stream.flush()
+        self._watched.fail(" ".join(line.split()))
         self._comm.Abort(code)
 
 

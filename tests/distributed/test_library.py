@@ -58,6 +58,25 @@ if first.engine.is_root:
 """
 
 
+_DIVERGING = """
+from cnnzoo.training.engine import make_engine
+from tests.training.stand_ins import LinearNetwork
+
+class Diverging(LinearNetwork):
+    def backward(self, dlogits, accumulate=False, on_gradient=None):
+        super().backward(dlogits, accumulate)
+        if make_engine("mpi").rank == 1:
+            self.gradient_arena[-1] = float("nan")
+        on_gradient(self.gradient_arena.size)
+
+trainer.create_model = lambda model, classes, image_shape, **options: Diverging(classes, image_shape)
+try:
+    make().fit()
+except CnnzooError as error:
+    print("handled:", error)
+"""
+
+
 @pytest.fixture
 def run(tmp_path):
     """Return a function that runs a program on three ranks: (exit code, output, errors)."""
@@ -95,3 +114,10 @@ def test_what_all_ranks_meet_may_be_handled(run):
     assert output.count("refused: batch_size: expected 2 or more images") == 3
     assert output.count("refused: nowhere: ") == 3
     assert output.count("2 epochs") == 1
+
+
+def test_gradient_that_is_not_finite_on_one_rank_is_an_error_on_all(run):
+    code, output, errors = run(_DIVERGING)
+    assert code == 0, errors
+    words = f"rank 1 on {platform.node()}: expected finite gradients, got nan, first in that of fc.bias, at a learning"
+    assert output.count(f"handled: epoch 1, step 1: {words}") == 3
