@@ -45,32 +45,55 @@ def add_run(x, x_at, y, y_at, count):
 
 
 @worker
+def _contiguous_taps(g, tap, last, ldx):
+    """Return how many taps from `tap` on, below `last`, read pixels that lie one behind the other without gaps."""
+    count = 1
+    if ldx == g[CHANNELS]:
+        at = GEOMETRY_FIELDS + 2 * tap
+        while tap + count < last and g[at + 2 * count] == g[at] and g[at + 2 * count + 1] == g[at + 1] + count:
+            count += 1
+    return count
+
+
+@worker
 def gather_block(g, first, count, k_from, k_to, x, ldx, kind, coefficients, out, out_at, ld):
-    """Write columns k_from .. k_to of the im2col rows of grid positions first .. first + count, `ld` apart."""
+    """Write columns k_from .. k_to of the im2col rows of grid positions first .. first + count, `ld` apart.
+
+    What several taps read in one run is copied as one: images have few channels.
+    """
     height, width, channels = g[SOURCE_HEIGHT], g[SOURCE_WIDTH], g[CHANNELS]
     grid_height, grid_width, step = g[GRID_HEIGHT], g[GRID_WIDTH], g[STEP]
-    for tap in range(k_from // channels, block_count(k_to, channels)):
+    tap, last = k_from // channels, block_count(k_to, channels)
+    while tap < last:
+        taps = 1 if kind == SCALE_SHIFT_RELU else _contiguous_taps(g, tap, last, ldx)
         low = max(k_from - tap * channels, 0)
-        run = min(k_to - tap * channels, channels) - low
+        high = min(k_to - tap * channels, taps * channels)
         row_offset, column_offset = g[GEOMETRY_FIELDS + 2 * tap], g[GEOMETRY_FIELDS + 2 * tap + 1]
         image, rest = divmod(first, grid_height * grid_width)
         i, j = divmod(rest, grid_width)
-        to = out_at + tap * channels + low - k_from
+        to = out_at + tap * channels - k_from
         for _ in range(count):
             h, w = i * step + row_offset, j * step + column_offset
-            pixel = (image * height + h) * width + w
-            if h < 0 or h >= height or w < 0 or w >= width:
-                zero_run(out, to, run)
+            at = ((image * height + h) * width + w) * ldx
+            # Of the run, what lies in a row of the image.
+            begin, end = max(low, -w * channels), min(high, (width - w) * channels)
+            if h < 0 or h >= height or begin >= end:
+                zero_run(out, to + low, high - low)
             elif kind == SCALE_SHIFT_RELU:
-                transform_run(x, pixel * ldx + low, coefficients, channels, low, run, out, to)
+                transform_run(x, at + low, coefficients, channels, low, high - low, out, to + low)
             else:
-                copy_run(x, pixel * ldx + low, out, to, run)
+                if begin > low:
+                    zero_run(out, to + low, begin - low)
+                copy_run(x, at + begin, out, to + begin, end - begin)
+                if end < high:
+                    zero_run(out, to + end, high - end)
             to += ld
             j += 1
             if j == grid_width:
                 i, j = i + 1, 0
                 if i == grid_height:
                     image, i = image + 1, 0
+        tap += taps
 
 
 @worker
