@@ -24,7 +24,6 @@ _INSTALL = "pip install 'cnnzoo[mpi]' (mpi4py and MPICH), or mpi4py beside the M
 
 def _import_mpi() -> Any:
     """Return mpi4py's module MPI; importing it initializes MPI, and leaving Python finalizes it."""
-    os.environ.setdefault("MPIR_CVAR_SUPPRESS_ABORT_MESSAGE", "1")  # MPICH: the error is ours to tell
     try:
         import mpi4py
 
@@ -168,6 +167,7 @@ class MpiEngine(Engine):
             with contextlib.suppress(OSError, ValueError):
                 stream.flush()
         self._watched.fail(" ".join(line.split()))
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # what `Abort` prints adds nothing
         self._comm.Abort(code)
 
 

@@ -95,6 +95,7 @@ def test_rank_that_leaves_alone_ends_all(run, error):
     assert [line for line in errors.splitlines() if line.startswith("cnnzoo: ")] == [
         f"cnnzoo: rank 1 on {platform.node()}: {name}: of its own"
     ]
+    assert "Abort" not in errors
 
 
 def test_rank_0_that_is_killed_ends_all(run):
