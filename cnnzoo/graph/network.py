@@ -12,7 +12,6 @@ from cnnzoo.graph.layout import check_memory_choice
 from cnnzoo.graph.ledger import Ledger
 from cnnzoo.graph.liveness import ALIGNMENT, aligned_zeros
 from cnnzoo.graph.operator import Operator, Parameter, real_type
-from cnnzoo.graph.overflow import find_overflow
 from cnnzoo.graph.passes import DEFAULT_PASSES, apply_batch_norm_on_load
 from cnnzoo.graph.pinning import list_pins, pin, prefer
 from cnnzoo.graph.plan import OperatorArrays, Plan
@@ -273,7 +272,7 @@ class Network:
         with alone(self.graph, self._buffers):
             plan = self._load(self._checked(images), training=True)
             keys = random_keys(self.seed, self.random_step - 1, self.replica)
-            return find_overflow(plan, keys) if stored else plan.find_not_finite(keys, bad)
+            return plan.find_overflow(keys) if stored else plan.find_not_finite(keys, bad)
 
     def arena_bytes(self, images: int, training: bool, memory: str | None = None) -> int:
         """Return the bytes of activations, gradients of activations and scratch that a batch of `images` takes.

@@ -14,7 +14,7 @@ from cnnzoo.graph.layout import lay_out
 from cnnzoo.graph.ledger import Ledger, Pass, Work
 from cnnzoo.graph.liveness import Value
 from cnnzoo.graph.operator import NOTHING, Borrowed, Context, Loan, Matrix, Operator
-from cnnzoo.graph.recompute import HALF
+from cnnzoo.graph.recompute import HALF, INFINITE_FLOAT16
 from cnnzoo.graph.tensor import Graph, Node, Tensor
 from cnnzoo.graph.timeline import Step
 from cnnzoo.kernels.half import narrow, widen
@@ -117,6 +117,25 @@ class Plan:
             if node.name in suspects or not np.isfinite(context.y.values).all():
                 return node.name
         return None
+
+    def find_overflow(self, random_key: Callable[[str], int]) -> str | None:
+        """Run the forward steps; return the first node whose output is finite until it is stored as float16.
+
+        Returns
+        -------
+        str or None
+            Its name; None where there is none, or where another output is not finite as it is.
+        """
+        layout, found = self._layout, None
+        for node, context in self._run_forward(random_key):
+            largest = np.abs(context.y.values).max()
+            if not np.isfinite(largest):
+                return None
+            region = layout.sharing.region(node.output)
+            is_stored = self.storage == "float16" and region in layout.narrowed_values
+            if found is None and is_stored and node.output not in region.overwritten and largest >= INFINITE_FLOAT16:
+                found = node.name
+        return found
 
     def _run_forward(
         self, random_key: Callable[[str], int], ledger: Ledger | None = None

@@ -27,6 +27,10 @@ STORAGE = ("bfloat16", "float16")
 """The types to which activations that wait for backward may be narrowed."""
 
 
+LARGEST_FLOAT16 = 65_504
+INFINITE_FLOAT16 = 65_520
+"""From here on values round to infinity in float16."""
+
 CHOICE_THREADS = 2
 """The threads for whose scratch a peak is made low, however many there are."""
 

@@ -9,7 +9,7 @@ import numpy as np
 from cnnzoo.config import RunConfig
 from cnnzoo.errors import DivergenceError
 from cnnzoo.graph.network import Network
-from cnnzoo.graph.overflow import LARGEST_FLOAT16
+from cnnzoo.graph.recompute import LARGEST_FLOAT16
 from cnnzoo.kernels.arena import sum_squares
 from cnnzoo.kernels.blocks import BLOCK_ELEMENTS, block_count
 from cnnzoo.kernels.cross_entropy import cross_entropy
