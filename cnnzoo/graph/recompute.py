@@ -126,6 +126,7 @@ class Peak:
         ]
 
     def __call__(self, recomputed: Collection[Region], narrowed: Collection[Region] = ()) -> int:
+        """Return the bytes for these regions to recompute and to narrow."""
         changes = self._changes.copy()
         starts, ends = self._starts.copy(), self._ends.copy()
         touched = {*narrowed}
@@ -173,6 +174,7 @@ def _moved(layout: Layout, k: int) -> float:
 
 
 def forward_cost(layout: Layout, k: int) -> float:
+    """Return the estimated time of a node's forward pass, in units of `cnnzoo.kernels.costs`."""
     planned = layout.requirements[k].state
     cost = _moved(layout, k)
     if isinstance(planned, Planned):
@@ -181,6 +183,7 @@ def forward_cost(layout: Layout, k: int) -> float:
 
 
 def backward_cost(layout: Layout, k: int) -> float:
+    """Return the estimated time of a node's backward pass."""
     planned = layout.requirements[k].state
     cost = 2 * _moved(layout, k)
     if isinstance(planned, Planned):
