@@ -13,7 +13,7 @@ pytestmark = needs_mpi
 SECONDS = 60  # within which all ranks have to be gone, starting included, on a machine that others use as well
 
 _PROGRAM = """
-import sys
+import os, sys
 from cnnzoo import RunConfig, Trainer
 from cnnzoo.errors import CnnzooError
 from cnnzoo.training import trainer
@@ -26,10 +26,13 @@ def make(observer=None, **settings):
     settings = {"batch_size": 8, "epochs": 2, "data_dir": data, "output_dir": output} | settings
     return Trainer(RunConfig(model="linear", dataset="mnist", distributed="mpi", **settings), observer)
 
+def say(line):
+    os.write(1, line.encode() + b"\\n")  # whole: all ranks write to one pipe
+
 """
 
 _ALONE = """
-import os, signal
+import signal
 class Fail(Observer):
     def run_started(self, trainer, history):
         self.rank = trainer.engine.rank
@@ -41,7 +44,7 @@ class Fail(Observer):
 try:
     make(Fail()).fit()
 except BaseException as error:
-    print("handled", type(error))
+    say("handled " + type(error).__name__)
 """
 
 _ON_ALL = """
@@ -49,12 +52,12 @@ for wrong in ({"batch_size": 1}, {"init_from": "nowhere"}):
     try:
         make(**wrong)
     except CnnzooError as error:
-        print("refused:", error)
+        say(f"refused: {error}")
 first = make()
 assert first.engine is make().engine
 history = first.fit()
 if first.engine.is_root:
-    print(len(history.epochs), "epochs")
+    say(f"{len(history.epochs)} epochs")
 """
 
 
@@ -73,7 +76,7 @@ trainer.create_model = lambda model, classes, image_shape, **options: Diverging(
 try:
     make().fit()
 except CnnzooError as error:
-    print("handled:", error)
+    say(f"handled: {error}")
 """
 
 
