@@ -26,7 +26,6 @@ HALF = np.dtype(np.uint16)
 STORAGE = ("bfloat16", "float16")
 """The types to which activations that wait for backward may be narrowed."""
 
-
 LARGEST_FLOAT16 = 65_504
 INFINITE_FLOAT16 = 65_520
 """From here on values round to infinity in float16."""

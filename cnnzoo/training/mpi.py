@@ -127,6 +127,7 @@ class MpiEngine(Engine):
 
     @contextlib.contextmanager
     def together(self, describe: Describe = lambda error: None) -> Iterator[None]:
+        """Return what `Engine.together` does; that all ranks met an error shows in their coming to a barrier."""
         if self._is_together or self.size == 1:
             yield
             return
