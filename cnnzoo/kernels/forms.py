@@ -2,7 +2,7 @@
 
 from typing import NamedTuple
 
-from cnnzoo.kernels.toom_cook import Matrices, derive, derive_strided, derive_strided_gradient
+from cnnzoo.kernels.toom_cook import Matrices, derive, derive_pair, derive_strided, derive_strided_gradient
 
 
 class Form(NamedTuple):
@@ -21,11 +21,13 @@ class Form(NamedTuple):
         return len(self.matrices.input) ** 2
 
 
-# Indices of FORMS: a correlation at stride 1, by its kernel; a 3x3 one at stride 2, and its gradient in the input.
-STRIDE_1_KERNEL_3, STRIDE_1_KERNEL_5, STRIDE_2, STRIDE_2_GRADIENT = range(4)
+# Indices of FORMS: a correlation at stride 1, by its kernel; a 3x3 one at stride 2, and its gradient in the input; a 3x3
+# one of whole images of 2x2 pixels.
+STRIDE_1_KERNEL_3, STRIDE_1_KERNEL_5, STRIDE_2, STRIDE_2_GRADIENT, IMAGE_OF_4 = range(5)
 FORMS = (
     Form(derive(4, 3), step=4),
     Form(derive(2, 5), step=2),
     Form(derive_strided(4), step=8),
     Form(derive_strided_gradient(4), step=4),
+    Form(derive_pair(), step=2),
 )

@@ -14,6 +14,8 @@ Points that differ in their sign alone give rows, or columns, of the same absolu
 At stride 2, three taps fall into two on the inputs of even places, which is F(m, 2), and one on those of odd places,
 which takes m multiplications: 2 m + 1 instead of 3 m. So do they in the gradient of the inputs, of which those of odd
 places have two taps on the gradients of the outputs, and those of even places one.
+
+Two outputs of three taps depend on four inputs; where two of these are padding, three multiplications serve.
 """
 
 from collections.abc import Sequence
@@ -88,6 +90,23 @@ def derive_strided_gradient(m: int) -> Matrices:
         weights=derive_strided(m).weights,
         input=pair.input + _unit_rows(m, m + 1),
     )
+
+
+def derive_pair() -> Matrices:
+    """Return the matrices of both outputs of a correlation with 3 taps, at padding 1, with no more than 2 inputs.
+
+    A product of a 2x2 Toeplitz matrix takes 3 multiplications, the center's tap with the sum of both inputs among them
+    (Karatsuba and Ofman, "Multiplication of Multidigit Numbers on Automata", Soviet Physics Doklady 7, 1963).
+    """
+    return Matrices(
+        output=_rational(((0, 1, 1), (1, 1, 0))),
+        weights=_rational(((1, -1, 0), (0, 1, 0), (0, -1, 1))),
+        input=_rational(((1, 0), (1, 1), (0, 1))),
+    )
+
+
+def _rational(rows) -> RationalMatrix:
+    return _frozen([Fraction(c) for c in row] for row in rows)
 
 
 def _unit_rows(count: int, columns: int, first: int = 0, step: int = 1) -> RationalMatrix:

@@ -26,6 +26,7 @@ a dot product, times what the transforms amplify (A' and B' hold coefficients up
 
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import NamedTuple
 
 import numpy as np
 
@@ -40,7 +41,7 @@ from cnnzoo.kernels.costs import (
     TRANSFORMED_WEIGHT_VECTOR,
     count_vectors,
 )
-from cnnzoo.kernels.forms import FORMS, STRIDE_1_KERNEL_3, STRIDE_1_KERNEL_5, STRIDE_2, STRIDE_2_GRADIENT
+from cnnzoo.kernels.forms import FORMS, IMAGE_OF_4, STRIDE_1_KERNEL_3, STRIDE_1_KERNEL_5, STRIDE_2, STRIDE_2_GRADIENT
 from cnnzoo.kernels.vectors import VECTOR_BYTES, panel_columns
 from cnnzoo.kernels.winograd_passes import (
     BLOCK,
@@ -64,12 +65,28 @@ LARGEST_OWN = 7  # more blocks of a weight gradient's channels than this share w
 PAIRS_BYTES = 32 * 1024 * 1024  # what is shared then, at most; it is made and used in slices of the tiles
 SLAB_BYTES = 10 * 1024 * 1024  # transformed weights are made and used in slabs of this size, which a large cache holds
 
-# The forms of forward and of the input gradient, by kernel and stride; the weight gradient has that of forward.
-FORMS_OF = {
-    (3, 1): (STRIDE_1_KERNEL_3, STRIDE_1_KERNEL_3),
-    (5, 1): (STRIDE_1_KERNEL_5, STRIDE_1_KERNEL_5),
-    (3, 2): (STRIDE_2, STRIDE_2_GRADIENT),
-}
+
+
+class FormsOf(NamedTuple):
+    """The forms of a convolution, indices of `FORMS`, and the padding of the windows that their tiles read.
+
+    The weight gradient has forward's.
+    """
+
+    forward: int
+    input_gradient: int
+    padding: int
+    gradient_padding: int
+
+
+def forms_of(s: ConvolutionShape) -> FormsOf:
+    """Return the forms of the convolution of shape `s`."""
+    if s.stride == 2:
+        return FormsOf(STRIDE_2, STRIDE_2_GRADIENT, s.padding, 0)
+    if s.kernel == 3 and s.padding == 1 and s.height == s.width == 2:
+        return FormsOf(IMAGE_OF_4, IMAGE_OF_4, 0, 0)
+    form = STRIDE_1_KERNEL_3 if s.kernel == 3 else STRIDE_1_KERNEL_5
+    return FormsOf(form, form, s.padding, s.kernel - 1 - s.padding)
 
 
 @dataclass(frozen=True)
@@ -251,7 +268,7 @@ class Winograd:
         """Return why this algorithm cannot take `shape`, or None."""
         if shape.groups > 1:
             return "takes no groups"
-        if (shape.kernel, shape.stride) not in FORMS_OF or shape.padding >= shape.kernel:
+        if (shape.kernel, shape.stride) not in ((3, 1), (5, 1), (3, 2)) or shape.padding >= shape.kernel:
             return "takes 3x3 and 5x5 kernels at stride 1 and 3x3 ones at stride 2, with less padding than that"
         if shape.stride == 2 and shape.padding != 1:
             return "takes a padding of 1 at stride 2"
@@ -260,7 +277,7 @@ class Winograd:
     @staticmethod
     def multiply_adds(shape: ConvolutionShape) -> dict[str, int]:
         """Return the multiply-adds of each pass's products; the transforms come on top."""
-        s, (forward, gradient) = shape, (FORMS[index] for index in FORMS_OF[shape.kernel, shape.stride])
+        s, (forward, gradient) = shape, (FORMS[index] for index in forms_of(shape)[:2])
 
         def count(form, height, width):
             tiles = s.images * block_count(height, form.tile) * block_count(width, form.tile)
@@ -276,7 +293,7 @@ class Winograd:
     @staticmethod
     def costs(shape: ConvolutionShape) -> dict[str, float]:
         """Return the estimated cost of each pass; see `cnnzoo.kernels.costs`."""
-        s, forms = shape, [FORMS[index] for index in FORMS_OF[shape.kernel, shape.stride]]
+        s, forms = shape, [FORMS[index] for index in forms_of(shape)[:2]]
         ins, outs = count_vectors(s.in_channels), count_vectors(s.out_channels)
 
         def correlation(form, extents, depth, depth_vectors, columns, weight_vector):
@@ -305,13 +322,12 @@ class Winograd:
         self._nothing = np.empty(0, self.dtype)
         self._plain, self._plain_epilogue = plain(self.dtype), plain_epilogue(self.dtype)
         itemsize, source, target = self.dtype.itemsize, (s.height, s.width), (s.out_height, s.out_width)
-        forward, gradient = FORMS_OF[s.kernel, s.stride]
+        forward, gradient, padding, gradient_padding = forms_of(s)
         self._forward = _Correlation.plan(
-            forward, s.kernel, s.images, source, s.in_channels, target, s.out_channels, s.padding, False, itemsize
+            forward, s.kernel, s.images, source, s.in_channels, target, s.out_channels, padding, False, itemsize
         )
-        padding = s.kernel - 1 - s.padding if s.stride == 1 else 0
         self._gradient = _Correlation.plan(
-            gradient, s.kernel, s.images, target, s.out_channels, source, s.in_channels, padding, True, itemsize
+            gradient, s.kernel, s.images, target, s.out_channels, source, s.in_channels, gradient_padding, True, itemsize
         )
         self.statistics_rows = self._forward.rows_per_block
         self.gradient_rows = self._gradient.rows_per_block
