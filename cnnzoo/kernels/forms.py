@@ -21,8 +21,8 @@ class Form(NamedTuple):
         return len(self.matrices.input) ** 2
 
 
-# Indices of FORMS: a correlation at stride 1, by its kernel; a 3x3 one at stride 2, and its gradient in the input; a 3x3
-# one of whole images of 2x2 pixels.
+# Indices of FORMS: a correlation at stride 1, by its kernel; a 3x3 one at stride 2, and its gradient in the input; one
+# of 3x3 at stride 1 and padding 1 on images of 2x2 pixels, each a tile.
 STRIDE_1_KERNEL_3, STRIDE_1_KERNEL_5, STRIDE_2, STRIDE_2_GRADIENT, IMAGE_OF_4 = range(5)
 FORMS = (
     Form(derive(4, 3), step=4),

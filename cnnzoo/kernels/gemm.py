@@ -7,7 +7,16 @@ large operands into blocks are those of the convolution: a matrix product is a 1
 
 from cnnzoo.kernels.blocks import block_count, block_rows
 from cnnzoo.kernels.compile import worker
-from cnnzoo.kernels.vectors import TILE_ROWS, copy_run, multiply_tile, panel_columns, panel_width, zero_run
+from cnnzoo.kernels.vectors import (
+    TILE_ROWS,
+    copy_run,
+    multiply_tile,
+    panel_columns,
+    panel_width,
+    transpose_tile,
+    vector_lanes,
+    zero_run,
+)
 
 SMALL_ROWS = 4  # the tile that takes what TILE_ROWS leaves over, before single rows
 
@@ -58,19 +67,21 @@ def pack_rows(depth, columns, b, b_at, ldb, panels, panels_at, panel_stride):
 @worker
 def pack_columns(depth, columns, b, b_at, ldb, panels, panels_at, panel_stride):
     """Pack the transpose of B[columns, depth], row j at ``b_at + j * ldb``, into panels `panel_stride` apart."""
-    width = panel_width(b)
-    for j in range(0, columns, width):
-        to = panels_at + j // width * panel_stride
-        panel = panels[to : to + depth * width]
-        for lane in range(width):
-            if j + lane < columns:
-                at = b_at + (j + lane) * ldb
-                column = b[at : at + depth]
-                for k in range(depth):
-                    panel[k * width + lane] = column[k]
-            else:
-                for k in range(depth):
-                    panel[k * width + lane] = 0
+    width, lanes = panel_width(b), vector_lanes(b)
+    for j in range(0, columns, lanes):
+        to = panels_at + j // width * panel_stride + j % width
+        whole = depth // lanes * lanes if j + lanes <= columns else 0
+        for k in range(0, whole, lanes):
+            transpose_tile(b, b_at + j * ldb + k, ldb, panels, to + k * width, width)
+        count = min(lanes, columns - j)
+        for k in range(whole, depth):
+            for lane in range(count):
+                panels[to + k * width + lane] = b[b_at + (j + lane) * ldb + k]
+            zero_run(panels, to + k * width + count, lanes - count)
+    rest = block_count(columns, lanes) * lanes
+    if rest % width > 0:
+        for k in range(depth):
+            zero_run(panels, panels_at + rest // width * panel_stride + k * width + rest % width, width - rest % width)
 
 
 @worker

@@ -40,6 +40,12 @@ def panel_width(x):
     return TILE_VECTORS * VECTOR_BYTES // x.itemsize
 
 
+@worker
+def vector_lanes(x):
+    """Elements of a vector of the type of `x`."""
+    return VECTOR_BYTES // x.itemsize
+
+
 class Vectors:
     """Emit operations on vectors of one element type into one builder; `lanes` by default fill the host's width."""
 
@@ -243,6 +249,37 @@ def zero_run(typingctx, destination, destination_at, count):
         v = Vectors(context, builder, signature.args[0].dtype)
         destination = v.pointer(data_pointer(context, builder, signature.args[0], destination), destination_at)
         _emit_run(builder, v, count, lambda offset, mask: v.store(v.zero, v.pointer(destination, offset), mask))
+        return context.get_dummy_value()
+
+    return signature, codegen
+
+
+@intrinsic
+def transpose_tile(typingctx, source, source_at, row_stride, destination, destination_at, column_stride):
+    """destination[.. + k * column_stride + i] = source[.. + i * row_stride + k] for i and k below a vector's lanes."""
+    i64 = types.int64
+    signature = types.void(source, i64, i64, destination, i64, i64)
+
+    def codegen(context, builder, signature, arguments):
+        source, source_at, row_stride, destination, destination_at, column_stride = arguments
+        v = Vectors(context, builder, signature.args[0].dtype)
+        source = v.pointer(data_pointer(context, builder, signature.args[0], source), source_at)
+        destination = v.pointer(data_pointer(context, builder, signature.args[3], destination), destination_at)
+        rows = [v.load(v.pointer(source, builder.mul(row_stride, _I64(i)))) for i in range(v.lanes)]
+        half = 1
+        while half < v.lanes:  # exchange the off-diagonal blocks of `half` x `half` elements
+            low = [n + v.lanes - half if n & half else n for n in range(v.lanes)]
+            high = [n + v.lanes if n & half else n + half for n in range(v.lanes)]
+            for i in range(v.lanes):
+                if not i & half:
+                    a, b = rows[i], rows[i + half]
+                    rows[i], rows[i + half] = (
+                        builder.shuffle_vector(a, b, ir.Constant(ir.VectorType(_I32, v.lanes), lanes))
+                        for lanes in (low, high)
+                    )
+            half *= 2
+        for k, value in enumerate(rows):
+            v.store(value, v.pointer(destination, builder.mul(column_stride, _I64(k))))
         return context.get_dummy_value()
 
     return signature, codegen

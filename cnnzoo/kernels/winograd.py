@@ -1,6 +1,6 @@
 """Winograd's minimal filtering: a quarter of the multiplications of a 3x3 convolution, nine sixteenths at stride 2.
 
-A 5x5 convolution takes 36 of 100.
+A 5x5 convolution takes 36 of 100, and a 3x3 one of images of 2x2 pixels 9 of the 16 that no padding meets.
 
 The output is cut into tiles of m x m pixels. A tile depends on n x n inputs d, n = m + r - 1 for an r x r kernel g, and
 with the matrices of F(m, r), which `toom_cook` derives, it is (Lavin and Gray, "Fast Algorithms for Convolutional
@@ -12,7 +12,8 @@ Summed over input channels, each of the n x n elementwise products is a product 
 inputs times [in, out] of transformed weights. A block of tiles is transformed, multiplied and transformed back while it
 lies in cache. Both F(4x4, 3x3) and F(2x2, 5x5) have n = 6 and the same points, and so the same B. At stride 2 the
 kernel falls apart into 2x2, 2x1, 1x2 and 1x1 kernels on the four phases of the image, and F(4, 2) serves those of two
-taps: 9 multiplications in each direction, for windows of 9 inputs (`toom_cook.derive_strided`).
+taps: 9 multiplications in each direction, for windows of 9 inputs (`toom_cook.derive_strided`). An image of 2x2 pixels
+is a tile by itself, whose window is without its padding (`toom_cook.derive_pair`).
 
 The input gradient is the same correlation of dy with the kernel rotated by half a turn and its channels exchanged, at
 padding r - 1 - padding; at stride 2 it is no correlation, and has matrices of its own. The weight gradient is the
@@ -59,12 +60,11 @@ MINIMUM_TASKS = 32  # work is cut into so many tasks where the shape allows, for
 BLOCK_TILES = 16  # tiles of a block, about: with 256 channels their transforms take six tenths of a 1 MiB cache
 LARGEST_BLOCK = 96  # tiles of a block that holds whole rows of tiles, so that it is a run of output pixels
 LARGEST_REPETITION = 2  # inputs that more tasks need than this are transformed once for all of them
-GRADIENT_BLOCK = 1152  # grid elements of a block of the weight gradient, over all its tiles: 32 of 6x6
+GRADIENT_BLOCK = 864  # grid elements of a block of the weight gradient, over all its tiles: 24 of 6x6
 CHANNEL_BLOCK = 64  # a weight gradient's task owns so many input and output channels: sums of 590 KB in float32
 LARGEST_OWN = 7  # more blocks of a weight gradient's channels than this share what is transformed, once for all
 PAIRS_BYTES = 32 * 1024 * 1024  # what is shared then, at most; it is made and used in slices of the tiles
 SLAB_BYTES = 10 * 1024 * 1024  # transformed weights are made and used in slabs of this size, which a large cache holds
-
 
 
 class FormsOf(NamedTuple):
@@ -327,8 +327,9 @@ class Winograd:
             forward, s.kernel, s.images, source, s.in_channels, target, s.out_channels, padding, False, itemsize
         )
         self._gradient = _Correlation.plan(
-            gradient, s.kernel, s.images, target, s.out_channels, source, s.in_channels, gradient_padding, True, itemsize
-        )
+            gradient, s.kernel, s.images, target, s.out_channels, source, s.in_channels, gradient_padding, True,
+            itemsize,
+        )  # fmt: skip
         self.statistics_rows = self._forward.rows_per_block
         self.gradient_rows = self._gradient.rows_per_block
         self._weights = _WeightGradient.plan(s, self._forward.geometry, itemsize)

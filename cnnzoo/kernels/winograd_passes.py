@@ -158,7 +158,7 @@ def transform_inputs(g, x, ldx, kind, coefficients, v):
 
 
 @worker
-def _ask_for_rows(x, ldx, row, rows, channel, channels, to_write, part, parts):
+def ask_for_rows(x, ldx, row, rows, channel, channels, to_write, part, parts):
     """Prefetch one of `parts` parts of `rows` rows of a pixel matrix.
 
     What the transforms will read and write next comes from memory while the products, which need none, are computed.
@@ -173,9 +173,9 @@ def _ask_for_rows(x, ldx, row, rows, channel, channels, to_write, part, parts):
 
 
 @worker
-def _source_rows(g):
-    """Rows of the source's pixel matrix from one block of tiles to the next, about."""
-    return g[BLOCK] // g[ACROSS] * g[STEP] * g[SOURCE_WIDTH]
+def rows_of_block(g, step, width):
+    """Rows of a pixel matrix from one block of tiles to the next, about, where tiles lie `step` apart."""
+    return g[BLOCK] // g[ACROSS] * step * width
 
 
 @worker
@@ -194,10 +194,10 @@ def _correlate_block(
         panel_at = u_at + j // width * g[PRODUCTS] * u_matrix
         n = min(width, columns - j)
         for k in range(g[PRODUCTS]):
-            _ask_for_rows(x, ldx, (block + 1) * reads, reads, 0, depth, False, j // width * g[PRODUCTS] + k, parts)
-            _ask_for_rows(y, ldy, first_row, rows_per_block, column + j, n, True, k, g[PRODUCTS])
+            ask_for_rows(x, ldx, (block + 1) * reads, reads, 0, depth, False, j // width * g[PRODUCTS] + k, parts)
+            ask_for_rows(y, ldy, first_row, rows_per_block, column + j, n, True, k, g[PRODUCTS])
             if kind == SCALE_MASKED:
-                _ask_for_rows(z, ldz, first_row, rows_per_block, column + j, n, False, k, g[PRODUCTS])
+                ask_for_rows(z, ldz, first_row, rows_per_block, column + j, n, False, k, g[PRODUCTS])
             multiply_block(
                 count, n, depth, v, v_at + k * v_matrix, padded_ld(depth), 1, u, panel_at + k * u_matrix, 0,
                 m, m_at + k * m_matrix, width, False,
@@ -246,7 +246,7 @@ def correlate_tiles(
         matrix, elements = _block_elements(g, g[DEPTH])
         inputs, inputs_at, m_at, reads = v, block * elements, at, 0
         if v.size == 0:
-            inputs, inputs_at, m_at, reads = scratch, at, at + elements, _source_rows(g)
+            inputs, inputs_at, m_at, reads = scratch, at, at + elements, rows_of_block(g, g[STEP], g[SOURCE_WIDTH])
             tiles = min(g[BLOCK], all_tiles(g) - block * g[BLOCK])
             gather_inputs(
                 g, block * g[BLOCK], tiles, x, ldx, kind, coefficients, 0, g[DEPTH], inputs, at, padded_ld(g[DEPTH]),

@@ -17,14 +17,19 @@ from cnnzoo.kernels.winograd_passes import (
     KERNEL,
     PAD,
     PRODUCTS,
+    SOURCE_WIDTH,
+    STEP,
     TARGET_HEIGHT,
     TARGET_WIDTH,
     TILE,
+    ask_for_rows,
     gather_inputs,
+    rows_of_block,
     tile_place,
 )
 
 TILES_DEPTH = 256  # tiles of a product before its sums are stored
+STRIP = 16  # rows of a product between two requests for memory: more at a time would wait for one another
 
 
 @worker
@@ -94,15 +99,15 @@ def transform_pairs(g, first, tiles, x, ldx, kind, coefficients, dy, lddy, row_b
 
 @worker
 def _multiply_pairs(
-    products, channels, columns, tiles, v, v_at, ldv, v_matrix, d, d_at, d_matrix, u, u_at, ldu, u_matrix, add
+    products, channels, columns, tiles, v, v_at, ldv, v_matrix, d, d_at, d_matrix, u, u_at, ldu, u_matrix
 ):
-    """u[k] (+)= v[k]' d[k], summed over tiles."""
+    """u[k] = v[k]' d[k], summed over tiles."""
     for k in range(products):
         for t in range(0, tiles, TILES_DEPTH):
             multiply_block(
                 channels, columns, min(TILES_DEPTH, tiles - t), v, v_at + k * v_matrix + t * ldv, 1, ldv,
                 d, d_at + k * d_matrix + t * panel_width(d), products * d_matrix, u, u_at + k * u_matrix, ldu,
-                add or t > 0,
+                t > 0,
             )  # fmt: skip
 
 
@@ -116,14 +121,23 @@ def _transform_and_multiply(
     v_matrix, v_block, d_matrix, _ = _distances(g, g[BLOCK], channels, columns, x)
     v_at = u_at + g[PRODUCTS] * u_matrix
     d_at = v_at + v_block
+    sources, targets = rows_of_block(g, g[STEP], g[SOURCE_WIDTH]), rows_of_block(g, g[TILE], g[TARGET_WIDTH])
+    parts = g[PRODUCTS] * block_count(channels, STRIP)
     for block in range(begin, end):
         at, count = first + block * g[BLOCK], min(g[BLOCK], tiles - block * g[BLOCK])
         gather_inputs(g, at, count, x, ldx, kind, coefficients, channel, channels, u, v_at, ldv, v_matrix, False)
         _gather_output_gradients(g, at, count, dy, lddy, column, columns, u, d_at, d_matrix, False)
-        _multiply_pairs(
-            g[PRODUCTS], channels, columns, count, u, v_at, ldv, v_matrix, u, d_at, d_matrix, u, u_at, ldu, u_matrix,
-            block > begin,
-        )  # fmt: skip
+        following, part = at // g[BLOCK] + 1, 0
+        for k in range(g[PRODUCTS]):
+            for c in range(0, channels, STRIP):
+                ask_for_rows(x, ldx, following * sources, sources, channel, channels, False, part, parts)
+                ask_for_rows(dy, lddy, following * targets, targets, column, columns, False, part, parts)
+                multiply_block(
+                    min(STRIP, channels - c), columns, count, u, v_at + k * v_matrix + c, 1, ldv,
+                    u, d_at + k * d_matrix, g[PRODUCTS] * d_matrix, u, u_at + k * u_matrix + c * ldu, ldu,
+                    block > begin,
+                )  # fmt: skip
+                part += 1
 
 
 @worker
@@ -167,7 +181,7 @@ def correlate_tile_weights(
             begin, end, ldv = slot * tiles // slots, (slot + 1) * tiles // slots, padded_ld(row_block)
             _multiply_pairs(
                 g[PRODUCTS], channels, columns, end - begin, v, i * v_block + begin * ldv, ldv, v_matrix,
-                d, j * d_block + begin * panel_width(x), d_matrix, scratch, u_at, ldu, u_matrix, False,
+                d, j * d_block + begin * panel_width(x), d_matrix, scratch, u_at, ldu, u_matrix,
             )  # fmt: skip
         else:
             blocks = block_count(tiles, g[BLOCK])

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from cnnzoo.kernels import winograd
 from cnnzoo.kernels.convolution import ConvolutionShape
 from cnnzoo.kernels.forms import FORMS
-from cnnzoo.kernels.toom_cook import derive, derive_strided, derive_strided_gradient, transpose
-from cnnzoo.kernels.winograd import FORMS_OF, Winograd
+from cnnzoo.kernels.toom_cook import derive, derive_pair, derive_strided, derive_strided_gradient, transpose
+from cnnzoo.kernels.winograd import Winograd, forms_of
 from tests.kernels.convolution_layer import (
     Layer,
     assert_all_passes,
@@ -39,6 +39,8 @@ SHAPES = [
     ConvolutionShape(2, 13, 11, 24, 40, 5, 1, 2),
     ConvolutionShape(2, 13, 22, 24, 40, 3, 2, 1),
     ConvolutionShape(1, 8, 8, 200, 300, 3, 2, 1),
+    # Images that are a tile.
+    ConvolutionShape(40, 2, 2, 70, 90, 3, 1, 1),
 ]
 
 fractions = st.integers(-9, 9).map(Fraction)
@@ -46,11 +48,12 @@ fractions = st.integers(-9, 9).map(Fraction)
 
 @st.composite
 def shapes(draw, channels=40, largest_image=15):
-    """Draw a convolution that the algorithm takes, with at least one output pixel."""
+    """Draw a convolution that the algorithm takes, with at least one output pixel; images of 2x2 pixels often."""
     kernel, stride = draw(st.sampled_from([(3, 1), (5, 1), (3, 2)]))
     padding = draw(st.integers(0, kernel - 1)) if stride == 1 else 1
     sizes = st.integers(max(1, kernel - 2 * padding), largest_image)
-    extents = draw(st.integers(1, 4)), draw(sizes), draw(sizes)
+    sizes = st.just((2, 2)) if draw(st.integers(0, 9)) == 9 and (kernel, padding) == (3, 1) else st.tuples(sizes, sizes)
+    extents = draw(st.integers(1, 4)), *draw(sizes)
     return ConvolutionShape(
         *extents, draw(st.integers(1, channels)), draw(st.integers(1, channels)), kernel, stride, padding
     )
@@ -109,15 +112,18 @@ TRANSFORMS = 3 * 2 * 7
 
 def errors(shape, x, w, dy):
     """Return (roundings, sizes) of each pass."""
-    forward, gradient = (_Absolute(FORMS[index]) for index in FORMS_OF[shape.kernel, shape.stride])
+    *forms, padding, gradient_padding = forms_of(shape)
+    forward, gradient = (_Absolute(FORMS[index]) for index in forms)
     rotated = np.flip(w, (0, 1)).swapaxes(2, 3)
     extents = (shape.out_height, shape.out_width), (shape.height, shape.width)
     tiles = shape.images * math.prod(-(-extent // forward.m) for extent in extents[0])
-    padding = shape.kernel - 1 - shape.padding if shape.stride == 1 else 0
     return {
-        "forward": (shape.in_channels + TRANSFORMS, forward.correlate(x, w, shape.padding, extents[0])),
-        "input_gradient": (shape.out_channels + TRANSFORMS, gradient.correlate(dy, rotated, padding, extents[1])),
-        "weight_gradient": (tiles + TRANSFORMS, forward.weight_gradient(x, dy, shape.padding)),
+        "forward": (shape.in_channels + TRANSFORMS, forward.correlate(x, w, padding, extents[0])),
+        "input_gradient": (
+            shape.out_channels + TRANSFORMS,
+            gradient.correlate(dy, rotated, gradient_padding, extents[1]),
+        ),
+        "weight_gradient": (tiles + TRANSFORMS, forward.weight_gradient(x, dy, padding)),
     }
 
 
@@ -162,6 +168,12 @@ def test_matrices_of_stride_2_give_the_input_gradient_exactly(data, m):
             if 0 <= 2 * i + k - 1 < 2 * m:
                 dx[2 * i + k - 1] += dy[i] * g[k]
     assert apply(derive_strided_gradient(m), dy, g[::-1]) == dx
+
+
+@given(data=st.data())
+def test_matrices_of_a_pair_give_the_correlation_exactly(data):
+    d, g = draw_fractions(data, 2), draw_fractions(data, 3)
+    assert apply(derive_pair(), d, g) == [g[1] * d[0] + g[2] * d[1], g[0] * d[0] + g[1] * d[1]]
 
 
 def test_transpose():
