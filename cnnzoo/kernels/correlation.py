@@ -8,6 +8,7 @@ from cnnzoo.kernels.blocks import block_count, padded_ld
 from cnnzoo.kernels.compile import kernel, worker
 from cnnzoo.kernels.convolution import SCALE_MASKED, SCALE_SHIFT_RELU
 from cnnzoo.kernels.gemm import multiply_block, pack_columns, pack_rows, pack_taps, pack_tasks
+from cnnzoo.kernels.prefetching import Region
 from cnnzoo.kernels.simd import add, lanes, load, multiply_add, pointer, positive_part, store
 from cnnzoo.kernels.vectors import copy_run, panel_width, zero_run
 
@@ -134,6 +135,15 @@ def is_pixel_matrix_product(g, itemsize, ldx, kind):
 
 
 @worker
+def _pack_tap(g, k, depth, column, columns, w, w_at, transposed, panels, panels_at, panel_stride):
+    """Pack rows k .. k + depth and some columns of a tap's matrix."""
+    if transposed:
+        pack_columns(depth, columns, w, w_at + column * g[CHANNELS] + k, g[CHANNELS], panels, panels_at, panel_stride)
+    else:
+        pack_rows(depth, columns, w, w_at + k * g[COLUMNS] + column, g[COLUMNS], panels, panels_at, panel_stride)
+
+
+@worker
 def _correlate_block(
     g, block, column, columns, x, ldx, w, taps, transposed, panels, kind, coefficients, z, ldz,
     y, ldy, accumulate, bias, sums, scratch, scratch_at,
@@ -157,15 +167,19 @@ def _correlate_block(
         b, panels_at, panel_stride = panels, column * depth + k * width, depth * width
         if panels.size == 0:
             b, panels_at, panel_stride = scratch, scratch_at + ROW_BLOCK * (ld + padded_ld(columns)), d * width
-            if transposed:
-                pack_columns(d, columns, w, taps[0] + column * depth + k, depth, b, panels_at, panel_stride)
-            else:
-                pack_rows(d, columns, w, taps[0] + k * g[COLUMNS] + column, g[COLUMNS], b, panels_at, panel_stride)
+            _pack_tap(g, k, d, column, columns, w, taps[0], transposed, b, panels_at, panel_stride)
         a, a_at, lda = x, first * ldx + k, ldx
         if not in_place:
             gather_block(g, first, count, k, k + d, x, ldx, kind, coefficients, scratch, scratch_at, ld)
             a, a_at, lda = scratch, scratch_at, ld
-        multiply_block(count, columns, d, a, a_at, lda, 1, b, panels_at, panel_stride, out, out_at, ldo, add)
+        if kind == SCALE_MASKED and k == 0:
+            read = Region(pointer(z), first * ldz + column, ldz, count, columns, False)
+            written = Region(pointer(y), first * ldy + column, ldy, count, columns, True)
+            multiply_block(
+                count, columns, d, a, a_at, lda, 1, b, panels_at, panel_stride, out, out_at, ldo, add, (read, written)
+            )
+        else:
+            multiply_block(count, columns, d, a, a_at, lda, 1, b, panels_at, panel_stride, out, out_at, ldo, add)
         add = True
     sums_at = block * 2 * g[COLUMNS]
     if kind == SCALE_MASKED:
@@ -238,7 +252,13 @@ def _weight_gradient_block(
             gather_block(g, first, count, k_from, k_to, x, ldx, kind, coefficients, scratch, scratch_at, ld)
             a, a_at, lda = scratch, scratch_at, ld
         panel_stride, ldo = ROW_BLOCK * width, g[COLUMNS]
-        multiply_block(rows, columns, count, a, a_at, 1, lda, scratch, panels_at, panel_stride, out, out_at, ldo, add)
+        following = first + g[ROWS]
+        next_x = Region(pointer(x), following * ldx + k_from, ldx, g[ROWS], rows, False)
+        next_dy = Region(pointer(dy), following * lddy + column, lddy, g[ROWS], columns, False)
+        multiply_block(
+            rows, columns, count, a, a_at, 1, lda, scratch, panels_at, panel_stride, out, out_at, ldo, add,
+            (next_x, next_dy),
+        )  # fmt: skip
         add = True
 
 

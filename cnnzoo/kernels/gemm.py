@@ -7,6 +7,7 @@ large operands into blocks are those of the convolution: a matrix product is a 1
 
 from cnnzoo.kernels.blocks import block_count, block_rows
 from cnnzoo.kernels.compile import worker
+from cnnzoo.kernels.prefetching import inverse, part_of, prefetch_region
 from cnnzoo.kernels.vectors import (
     TILE_ROWS,
     copy_run,
@@ -28,19 +29,27 @@ def packed_size(depth: int, columns: int, itemsize: int) -> int:
 
 
 @worker
-def multiply_block(rows, columns, depth, a, a_at, a_row, a_step, panels, panels_at, panel_stride, c, c_at, ldc, add):
+def multiply_block(
+    rows, columns, depth, a, a_at, a_row, a_step, panels, panels_at, panel_stride, c, c_at, ldc, add, ahead=None
+):
     """C[rows, columns] (+)= A[rows, depth] B.
 
-    A[i, k] is ``a[a_at + i * a_row + k * a_step]``; panel j of B begins at ``panels_at + j * panel_stride``.
+    A[i, k] is ``a[a_at + i * a_row + k * a_step]``; panel j of B begins at ``panels_at + j * panel_stride``. `ahead` is
+    a tuple of `Region`, prefetched meanwhile.
     """
     width = panel_width(c)
     whole = rows // TILE_ROWS * TILE_ROWS
     small = whole + (rows - whole) // SMALL_ROWS * SMALL_ROWS
+    part, inverse_parts = 0, 0 if ahead is None else inverse(block_count(columns, width) * (whole // TILE_ROWS))
     for j in range(0, columns, width):
         b_at = panels_at + j // width * panel_stride
         c_j = c_at + j
         count = min(width, columns - j)
         for i in range(0, whole, TILE_ROWS):
+            if ahead is not None:
+                for region in ahead:
+                    prefetch_region(part_of(region, part, inverse_parts), c.itemsize)
+            part += 1
             a_i, c_ij = a_at + i * a_row, c_j + i * ldc
             multiply_tile(TILE_ROWS, a, a_i, a_row, a_step, panels, b_at, c, c_ij, ldc, depth, count, add)
         for i in range(whole, small, SMALL_ROWS):

@@ -73,13 +73,13 @@ def _emit_prefetch(context, builder, arguments, to_write):
         builder.module, ir.FunctionType(ir.VoidType(), [byte, i32, i32, i32]), "llvm.prefetch.p0i8"
     )
     place = builder.bitcast(builder.gep(arguments[0], [arguments[1]]), byte)
-    builder.call(function, [place, i32(int(to_write)), i32(3), i32(1)])  # into all levels, data
+    builder.call(function, [place, i32(int(to_write)), i32(2), i32(1)])  # into the second level, data
     return context.get_dummy_value()
 
 
 @intrinsic
 def prefetch(typingctx, x, at):
-    """Ask for x[at] to be brought into the cache; any address will do."""
+    """Ask for x[at] to be brought into the second-level cache; any address will do."""
 
     def codegen(context, builder, signature, arguments):
         return _emit_prefetch(context, builder, arguments, to_write=False)
@@ -89,7 +89,7 @@ def prefetch(typingctx, x, at):
 
 @intrinsic
 def prefetch_to_write(typingctx, x, at):
-    """Ask for x[at] to be brought into the cache as this thread's alone, since it will be written."""
+    """Ask for x[at] to be brought into that cache as this thread's alone, since it will be written."""
 
     def codegen(context, builder, signature, arguments):
         return _emit_prefetch(context, builder, arguments, to_write=True)

@@ -8,7 +8,8 @@ from cnnzoo.kernels.blocks import block_count, padded_ld
 from cnnzoo.kernels.compile import kernel, worker
 from cnnzoo.kernels.convolution import SCALE_MASKED, SCALE_SHIFT_RELU
 from cnnzoo.kernels.gemm import multiply_block, pack_columns
-from cnnzoo.kernels.simd import pointer, prefetch, prefetch_to_write
+from cnnzoo.kernels.prefetching import Region, inverse, part_of, prefetch_region
+from cnnzoo.kernels.simd import pointer
 from cnnzoo.kernels.transforms import (
     INPUT,
     OUTPUT,
@@ -19,7 +20,6 @@ from cnnzoo.kernels.transforms import (
 )
 from cnnzoo.kernels.vectors import panel_width
 
-CACHE_LINE = 64  # bytes
 PAD = 16  # elements between the matrices of neighboring products: equal places then fall on different cache sets
 WEIGHT_DEPTH = 32  # rows of weights that one task transforms
 INPUT_CHANNELS = 128  # channels of a block of tiles that one task transforms; a multiple of every vector
@@ -158,21 +158,6 @@ def transform_inputs(g, x, ldx, kind, coefficients, v):
 
 
 @worker
-def ask_for_rows(x, ldx, row, rows, channel, channels, to_write, part, parts):
-    """Prefetch one of `parts` parts of `rows` rows of a pixel matrix.
-
-    What the transforms will read and write next comes from memory while the products, which need none, are computed.
-    """
-    line, p = CACHE_LINE // x.itemsize, pointer(x)
-    for r in range(row + part * rows // parts, row + (part + 1) * rows // parts):
-        for c in range(channel, channel + channels, line):
-            if to_write:
-                prefetch_to_write(p, r * ldx + c)
-            else:
-                prefetch(p, r * ldx + c)
-
-
-@worker
 def rows_of_block(g, step, width):
     """Rows of a pixel matrix from one block of tiles to the next, about, where tiles lie `step` apart."""
     return g[BLOCK] // g[ACROSS] * step * width
@@ -187,22 +172,25 @@ def _correlate_block(
     first = block * size
     count = min(size, all_tiles(g) - first)
     v_matrix, m_matrix, u_matrix = _block_elements(g, depth)[0], size * width + PAD, depth * width + PAD
-    parts = block_count(columns, width) * g[PRODUCTS]
     first_row, sums_at = block * rows_per_block, block * 2 * g[COLUMNS]
     rows = min(rows_per_block, g[IMAGES] * g[TARGET_HEIGHT] * g[TARGET_WIDTH] - first_row)
+    products = g[PRODUCTS]
+    inverse_products, inverse_all = inverse(products), inverse(block_count(columns, width) * products)
+    next_x = Region(pointer(x), (block + 1) * reads * ldx, ldx, reads, depth, False)
     for j in range(0, columns, width):
-        panel_at = u_at + j // width * g[PRODUCTS] * u_matrix
-        n = min(width, columns - j)
-        for k in range(g[PRODUCTS]):
-            ask_for_rows(x, ldx, (block + 1) * reads, reads, 0, depth, False, j // width * g[PRODUCTS] + k, parts)
-            ask_for_rows(y, ldy, first_row, rows_per_block, column + j, n, True, k, g[PRODUCTS])
-            if kind == SCALE_MASKED:
-                ask_for_rows(z, ldz, first_row, rows_per_block, column + j, n, False, k, g[PRODUCTS])
+        panel_at = u_at + j // width * products * u_matrix
+        n, at = min(width, columns - j), column + j
+        next_y = Region(pointer(y), first_row * ldy + at, ldy, rows_per_block, n, True)
+        next_z = Region(pointer(z), first_row * ldz + at, ldz, rows_per_block if kind == SCALE_MASKED else 0, n, False)
+        for k in range(products):
+            prefetch_region(part_of(next_x, j // width * products + k, inverse_all), x.itemsize)
+            prefetch_region(part_of(next_y, k, inverse_products), x.itemsize)
+            prefetch_region(part_of(next_z, k, inverse_products), x.itemsize)
             multiply_block(
                 count, n, depth, v, v_at + k * v_matrix, padded_ld(depth), 1, u, panel_at + k * u_matrix, 0,
                 m, m_at + k * m_matrix, width, False,
             )  # fmt: skip
-        at, run_at = column + j, m_at + g[PRODUCTS] * m_matrix
+        run_at = m_at + products * m_matrix
         out, out_at, ldo, add = y, at, ldy, accumulate
         if kind == SCALE_MASKED:
             out, out_at, ldo, add = m, run_at - first_row * width, width, False

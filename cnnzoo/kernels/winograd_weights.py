@@ -6,6 +6,8 @@ from numba import get_thread_id, prange
 from cnnzoo.kernels.blocks import block_count, padded_ld
 from cnnzoo.kernels.compile import kernel, worker
 from cnnzoo.kernels.gemm import multiply_block
+from cnnzoo.kernels.prefetching import Region, inverse, part_of, prefetch_region
+from cnnzoo.kernels.simd import pointer
 from cnnzoo.kernels.transforms import OUTPUT_GRADIENT, WEIGHT_GRADIENT, finish_stores, gather_tile, scatter_tile
 from cnnzoo.kernels.vectors import panel_width
 from cnnzoo.kernels.winograd_passes import (
@@ -22,14 +24,13 @@ from cnnzoo.kernels.winograd_passes import (
     TARGET_HEIGHT,
     TARGET_WIDTH,
     TILE,
-    ask_for_rows,
     gather_inputs,
     rows_of_block,
     tile_place,
 )
 
 TILES_DEPTH = 256  # tiles of a product before its sums are stored
-STRIP = 16  # rows of a product between two requests for memory: more at a time would wait for one another
+STRIP = 16  # rows of a product between two requests for memory
 
 
 @worker
@@ -122,22 +123,25 @@ def _transform_and_multiply(
     v_at = u_at + g[PRODUCTS] * u_matrix
     d_at = v_at + v_block
     sources, targets = rows_of_block(g, g[STEP], g[SOURCE_WIDTH]), rows_of_block(g, g[TILE], g[TARGET_WIDTH])
-    parts = g[PRODUCTS] * block_count(channels, STRIP)
+    inverse_parts = inverse(g[PRODUCTS] * block_count(channels, STRIP))
     for block in range(begin, end):
         at, count = first + block * g[BLOCK], min(g[BLOCK], tiles - block * g[BLOCK])
         gather_inputs(g, at, count, x, ldx, kind, coefficients, channel, channels, u, v_at, ldv, v_matrix, False)
         _gather_output_gradients(g, at, count, dy, lddy, column, columns, u, d_at, d_matrix, False)
-        following, part = at // g[BLOCK] + 1, 0
+        following = at // g[BLOCK] + 1
+        next_x = Region(pointer(x), following * sources * ldx + channel, ldx, sources, channels, False)
+        next_dy = Region(pointer(dy), following * targets * lddy + column, lddy, targets, columns, False)
+        part = 0
         for k in range(g[PRODUCTS]):
             for c in range(0, channels, STRIP):
-                ask_for_rows(x, ldx, following * sources, sources, channel, channels, False, part, parts)
-                ask_for_rows(dy, lddy, following * targets, targets, column, columns, False, part, parts)
+                prefetch_region(part_of(next_x, part, inverse_parts), x.itemsize)
+                prefetch_region(part_of(next_dy, part, inverse_parts), x.itemsize)
+                part += 1
                 multiply_block(
                     min(STRIP, channels - c), columns, count, u, v_at + k * v_matrix + c, 1, ldv,
                     u, d_at + k * d_matrix, g[PRODUCTS] * d_matrix, u, u_at + k * u_matrix + c * ldu, ldu,
                     block > begin,
                 )  # fmt: skip
-                part += 1
 
 
 @worker
