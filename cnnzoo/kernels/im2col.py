@@ -37,8 +37,9 @@ from cnnzoo.kernels.vectors import panel_columns
 
 MINIMUM_TASKS = 32  # work is cut into so many tasks where the shape allows, for machines of many cores
 PACKED_ALONE = 2  # so many blocks of positions pack the weights each for itself
-SLOT_BYTES = 1024 * 1024  # weight gradients up to this size are summed in slots
-WEIGHT_ROWS, WEIGHT_COLUMNS = 576, 512  # the largest block of a weight gradient that one task owns
+WEIGHT_TASKS = 16  # the same for weight gradients of many pixels, each of whose slots is a sum to be added
+SMALL_WEIGHT_BYTES = 512 * 1024  # of a weight gradient whose blocks may be the larger ones
+SMALL_WEIGHT_BLOCK, WEIGHT_BLOCK = (576, 512), (256, 384)  # the most rows and columns that one task owns
 
 
 @dataclass(frozen=True)
@@ -77,7 +78,7 @@ class _Correlation:
     def plan(images, source, channels, grid, step, target, target_step, corner, columns, taps, itemsize):
         """Return the correlation for `taps`: row offset, column offset and place in the weights of each."""
         positions, depth = images * grid[0] * grid[1], len(taps) * channels
-        rows = _balanced_rows(positions)
+        rows = min(ROW_BLOCK, _balanced(positions, ROW_BLOCK, 8))
         fields = [images, *source, channels, *grid, step, *target, target_step, *corner, columns, rows, len(taps)]
         offsets = [offset for row, column, _ in taps for offset in (row, column)]
         width = panel_columns(itemsize)
@@ -100,9 +101,9 @@ class _Correlation:
         )
 
 
-def _balanced_rows(positions: int) -> int:
-    """Return the rows of a block: at most ROW_BLOCK, a multiple of 8, and no short block at the end."""
-    return min(ROW_BLOCK, block_count(block_count(positions, block_count(positions, ROW_BLOCK)), 8) * 8)
+def _balanced(count: int, largest: int, multiple: int) -> int:
+    """Return the size of blocks of at most `largest`, about, a multiple, with no short block at the end."""
+    return block_count(block_count(count, block_count(count, largest)), multiple) * multiple
 
 
 def _forward_correlation(s: ConvolutionShape, itemsize: int) -> _Correlation:
@@ -265,15 +266,18 @@ class Im2col:
         rows, columns = self._forward.depth, self.shape.out_channels
         chunks = block_count(self._forward.positions, self._forward.rows)
         width = panel_columns(self.dtype.itemsize)
-        in_slots = rows * columns * self.dtype.itemsize <= SLOT_BYTES and chunks >= MINIMUM_TASKS
+        in_slots = chunks >= WEIGHT_TASKS
+        largest_rows, largest_columns = WEIGHT_BLOCK
+        if not in_slots:
+            largest_rows = min(largest_rows, max(96, block_count(rows, MINIMUM_TASKS)))
+            groups = block_count(MINIMUM_TASKS, block_count(rows, largest_rows))
+            largest_columns = min(largest_columns, max(width, columns // groups))
+        elif rows * columns * self.dtype.itemsize <= SMALL_WEIGHT_BYTES:
+            largest_rows, largest_columns = SMALL_WEIGHT_BLOCK
         # A multiple of 16 rows: a gathered line then belongs to one task.
-        self._row_block = WEIGHT_ROWS if in_slots else max(96, block_count(block_count(rows, MINIMUM_TASKS), 16) * 16)
-        self._row_block = min(rows, self._row_block, WEIGHT_ROWS)
-        row_blocks = block_count(rows, self._row_block)
-        panels = block_count(columns, width)
-        groups = 1 if in_slots else min(panels, block_count(MINIMUM_TASKS, row_blocks))
-        self._column_block = min(block_count(panels, groups) * width, WEIGHT_COLUMNS)
-        blocks = row_blocks * block_count(columns, self._column_block)
-        self._slots = min(chunks, block_count(MINIMUM_TASKS, blocks)) if in_slots else 1
+        self._row_block = min(rows, _balanced(rows, largest_rows, 16))
+        self._column_block = _balanced(columns, largest_columns, width)
+        blocks = block_count(rows, self._row_block) * block_count(columns, self._column_block)
+        self._slots = min(chunks, block_count(WEIGHT_TASKS, blocks)) if in_slots else 1
         self._slot_size = self._slots * rows * columns if self._slots > 1 else 0
         self._weight_scratch = ROW_BLOCK * (padded_ld(self._row_block) + self._column_block)
