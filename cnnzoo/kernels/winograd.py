@@ -60,7 +60,7 @@ MINIMUM_TASKS = 32  # work is cut into so many tasks where the shape allows, for
 BLOCK_TILES = 16  # tiles of a block, about: with 256 channels their transforms take six tenths of a 1 MiB cache
 LARGEST_BLOCK = 96  # tiles of a block that holds whole rows of tiles, so that it is a run of output pixels
 LARGEST_REPETITION = 2  # inputs that more tasks need than this are transformed once for all of them
-GRADIENT_BLOCK = 864  # grid elements of a block of the weight gradient, over all its tiles: 24 of 6x6
+GRADIENT_TILES = 24  # tiles of a block of the weight gradient: fewer would load and store their sums too often
 CHANNEL_BLOCK = 64  # a weight gradient's task owns so many input and output channels: sums of 590 KB in float32
 LARGEST_OWN = 7  # more blocks of a weight gradient's channels than this share what is transformed, once for all
 PAIRS_BYTES = 32 * 1024 * 1024  # what is shared then, at most; it is made and used in slices of the tiles
@@ -203,7 +203,7 @@ class _WeightGradient:
         """Return the weight gradient of the convolution of `shape` that `forward`, a geometry, describes."""
         s, g, width = shape, forward.copy(), panel_columns(itemsize)
         products, tiles = int(g[PRODUCTS]), int(all_tiles.py_func(g))
-        g[BLOCK] = block = min(GRADIENT_BLOCK // products, tiles)
+        g[BLOCK] = block = min(GRADIENT_TILES, tiles)
         rows, panels = min(CHANNEL_BLOCK, s.in_channels), block_count(min(CHANNEL_BLOCK, s.out_channels), width)
         row_blocks, column_blocks = block_count(s.in_channels, rows), block_count(s.out_channels, panels * width)
 
