@@ -165,6 +165,16 @@ class _Correlation:
         return self.weights + self.inputs
 
 
+def _channel_blocks(s: ConvolutionShape, width: int) -> tuple[int, int]:
+    """Return input channels and panels of output channels that a task of the weight gradient owns.
+
+    Where the convolution has few of the one, the task takes more of the other: it transforms fewer tiles again.
+    """
+    columns = min(CHANNEL_BLOCK, block_count(s.out_channels, width) * width)
+    rows = min(CHANNEL_BLOCK**2 // columns // 16 * 16, s.in_channels)
+    return rows, min(CHANNEL_BLOCK**2 // rows // width, block_count(s.out_channels, width))
+
+
 @dataclass(frozen=True)
 class _WeightGradient:
     """The weight gradient of one convolution.
@@ -204,7 +214,7 @@ class _WeightGradient:
         s, g, width = shape, forward.copy(), panel_columns(itemsize)
         products, tiles = int(g[PRODUCTS]), int(all_tiles.py_func(g))
         g[BLOCK] = block = min(GRADIENT_TILES, tiles)
-        rows, panels = min(CHANNEL_BLOCK, s.in_channels), block_count(min(CHANNEL_BLOCK, s.out_channels), width)
+        rows, panels = _channel_blocks(s, width)
         row_blocks, column_blocks = block_count(s.in_channels, rows), block_count(s.out_channels, panels * width)
 
         def inputs(count):
@@ -304,9 +314,11 @@ class Winograd:
 
         forward = forms[0], (s.out_height, s.out_width), s.in_channels, ins, outs
         input_gradient = forms[1], (s.height, s.width), s.out_channels, outs, ins
+        panel = 2 * COST_LANES
         # A few blocks of channels transform the tiles of each again for each of the others.
         tiles = s.images * block_count(s.out_height, forms[0].tile) * block_count(s.out_width, forms[0].tile)
-        in_blocks, out_blocks = (block_count(c, CHANNEL_BLOCK) for c in (s.in_channels, s.out_channels))
+        rows, panels = _channel_blocks(s, panel)
+        in_blocks, out_blocks = block_count(s.in_channels, rows), block_count(s.out_channels, panels * panel)
         is_shared = in_blocks * out_blocks > LARGEST_OWN
         again = 0 if is_shared else tiles * (ins * (out_blocks - 1) + outs * (in_blocks - 1))
         return {
