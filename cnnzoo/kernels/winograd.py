@@ -62,7 +62,7 @@ LARGEST_BLOCK = 96  # tiles of a block that holds whole rows of tiles, so that i
 LARGEST_REPETITION = 2  # inputs that more tasks need than this are transformed once for all of them
 GRADIENT_TILES = 24  # tiles of a block of the weight gradient: fewer would load and store their sums too often
 CHANNEL_BLOCK = 64  # a weight gradient's task owns so many input and output channels: sums of 590 KB in float32
-LARGEST_OWN = 7  # more blocks of a weight gradient's channels than this share what is transformed, once for all
+LARGEST_OWN = 15  # more blocks of a weight gradient's channels than this share what is transformed, once for all
 PAIRS_BYTES = 32 * 1024 * 1024  # what is shared then, at most; it is made and used in slices of the tiles
 SLAB_BYTES = 10 * 1024 * 1024  # transformed weights are made and used in slabs of this size, which a large cache holds
 
