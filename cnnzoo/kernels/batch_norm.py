@@ -38,11 +38,14 @@ from cnnzoo.kernels.simd import (
     multiply_add,
     pointer,
     positive_part,
+    prefetch,
     store,
     subtract,
     where_positive,
     zeros,
 )
+
+ROWS_AHEAD = 6  # rows whose parts lie apart, as a concatenation's do, are asked for before they are read
 
 
 @worker
@@ -190,6 +193,8 @@ def _backward_sums(
     for r in range(first, last):
         for c in range(0, channels, lanes(dy)):
             n = channels - c
+            prefetch(dy, (r + ROWS_AHEAD) * lddy + c)
+            prefetch(x, (r + ROWS_AHEAD) * ldx + c)
             dz = _masked(dy, r * lddy, x, r * ldx, y, r * ldy, scale, shift, c, n, relu, from_output)
             centered = subtract(load(x, r * ldx + c, n), load(mean, c, n))
             store(sums, c, n, add(load(sums, c, n), dz))
@@ -317,6 +322,8 @@ def _backward_rows(
     for r in range(first, last):
         for c in range(0, channels, lanes(dx)):
             n = channels - c
+            if lddy > channels:
+                prefetch(dy, (r + ROWS_AHEAD) * lddy + c)
             dz = _masked(dy, r * lddy, x, r * ldx, y, r * ldy, scale, shift, c, n, relu, from_output)
             if residual_kind == 1:
                 store(dresidual, r * lddr + c, n, dz)
