@@ -31,6 +31,7 @@ TAILS = (
     ConvolutionShape(20, 3, 3, 70, 530, 1),
     ConvolutionShape(3, 33, 32, 5, 9, 3, 1, 1),
     ConvolutionShape(1, 57, 56, 67, 35, 3, 1, 1),
+    ConvolutionShape(1, 40, 40, 600, 300, 1),
     # Rows of a leading dimension that is a multiple of 4 KiB are gathered.
     ConvolutionShape(2, 10, 10, 1024, 24, 1),
 )

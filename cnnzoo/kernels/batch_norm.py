@@ -45,7 +45,7 @@ from cnnzoo.kernels.simd import (
     zeros,
 )
 
-ROWS_AHEAD = 6  # rows whose parts lie apart, as a concatenation's do, are asked for before they are read
+ROWS_AHEAD = 6  # rows are asked for so long before they are read: those of a concatenation's parts lie apart
 
 
 @worker

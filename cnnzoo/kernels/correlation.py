@@ -172,7 +172,7 @@ def _correlate_block(
         if not in_place:
             gather_block(g, first, count, k, k + d, x, ldx, kind, coefficients, scratch, scratch_at, ld)
             a, a_at, lda = scratch, scratch_at, ld
-        if kind == SCALE_MASKED and k == 0:
+        if kind == SCALE_MASKED and k == 0:  # a branch: a product that asks for nothing is faster without the loop
             read = Region(pointer(z), first * ldz + column, ldz, count, columns, False)
             written = Region(pointer(y), first * ldy + column, ldy, count, columns, True)
             multiply_block(
@@ -253,7 +253,9 @@ def _weight_gradient_block(
             a, a_at, lda = scratch, scratch_at, ld
         panel_stride, ldo = ROW_BLOCK * width, g[COLUMNS]
         following = first + g[ROWS]
-        next_x = Region(pointer(x), following * ldx + k_from, ldx, g[ROWS], rows, False)
+        # Grid positions are source pixels where there is one tap and no stride; what other kernels read lies together.
+        asked = g[ROWS] if g[TAPS] == 1 and g[STEP] == 1 else 0
+        next_x = Region(pointer(x), following * ldx + k_from, ldx, asked, rows, False)
         next_dy = Region(pointer(dy), following * lddy + column, lddy, g[ROWS], columns, False)
         multiply_block(
             rows, columns, count, a, a_at, 1, lda, scratch, panels_at, panel_stride, out, out_at, ldo, add,

@@ -2,8 +2,8 @@
 
 Nanoseconds on one core of a Zen 4 at 3.5 GHz with 512-bit vectors, fitted to `benchmarks/kernels.py` and to what tuning
 measured. Choices depend on ratios of these, which differ less between machines than the figures; they are the same for
-any number of threads. There, all passes of the networks' distinct convolutions by these choices took 1.5% longer than
-by the fastest algorithms, or less, with batches of 1, 2, 4, 16 and 128 images.
+any number of threads. When it was fitted, all passes of the networks' distinct convolutions by these choices took 1.5%
+longer than by the fastest algorithms, or less, with batches of 1, 2, 4, 16 and 128 images.
 """
 
 from cnnzoo.kernels.blocks import block_count

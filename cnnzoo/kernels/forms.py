@@ -2,6 +2,7 @@
 
 from typing import NamedTuple
 
+from cnnzoo.kernels.convolution import ConvolutionShape
 from cnnzoo.kernels.toom_cook import Matrices, derive, derive_pair, derive_strided, derive_strided_gradient
 
 
@@ -31,3 +32,25 @@ FORMS = (
     Form(derive_strided_gradient(4), step=4),
     Form(derive_pair(), step=2),
 )
+
+
+class FormsOf(NamedTuple):
+    """The forms of a convolution, indices of `FORMS`, and the padding of the windows that their tiles read.
+
+    The weight gradient has forward's.
+    """
+
+    forward: int
+    input_gradient: int
+    padding: int
+    gradient_padding: int
+
+
+def forms_of(s: ConvolutionShape) -> FormsOf:
+    """Return the forms of the convolution of shape `s`."""
+    if s.stride == 2:
+        return FormsOf(STRIDE_2, STRIDE_2_GRADIENT, s.padding, 0)
+    if s.kernel == 3 and s.padding == 1 and s.height == s.width == 2:
+        return FormsOf(IMAGE_OF_4, IMAGE_OF_4, 0, 0)
+    form = STRIDE_1_KERNEL_3 if s.kernel == 3 else STRIDE_1_KERNEL_5
+    return FormsOf(form, form, s.padding, s.kernel - 1 - s.padding)

@@ -9,8 +9,8 @@ i * stride + r - padding = h. Pixels with the same (h mod stride, w mod stride) 
 stride**2 phases is a plain correlation of dy with the transposed weights of its taps: nothing is scattered and no
 product is wasted.
 
-The weight gradient multiplies transposed im2col blocks with blocks of dy. Small gradients are summed in slots, each a
-fixed range of pixels, and the slots added in order; large ones are split by their own rows instead.
+The weight gradient multiplies transposed im2col blocks with blocks of dy. Each task owns a block of the
+gradient; where pixels are many, over a slot of them, a fixed range, and the slots are added in order.
 
 The error is that of a dot product, |error| <= terms * eps * sum |x||w|, with terms = kernel**2 * in for forward,
 kernel**2 * out for the input gradient and the number of output pixels for the weight gradient.
@@ -38,8 +38,9 @@ from cnnzoo.kernels.vectors import panel_columns
 MINIMUM_TASKS = 32  # work is cut into so many tasks where the shape allows, for machines of many cores
 PACKED_ALONE = 2  # so many blocks of positions pack the weights each for itself
 WEIGHT_TASKS = 16  # the same for weight gradients of many pixels, each of whose slots is a sum to be added
-SMALL_WEIGHT_BYTES = 512 * 1024  # of a weight gradient whose blocks may be the larger ones
-SMALL_WEIGHT_BLOCK, WEIGHT_BLOCK = (576, 512), (256, 384)  # the most rows and columns that one task owns
+WEIGHT_BLOCK = 256, 384  # rows and columns of a weight gradient that one task owns, at most
+SMALL_WEIGHT_BYTES = 512 * 1024  # weight gradients of many pixels up to this size are cut less:
+BLOCK_OF_SMALL_WEIGHT = 576, 512
 
 
 @dataclass(frozen=True)
@@ -102,7 +103,7 @@ class _Correlation:
 
 
 def _balanced(count: int, largest: int, multiple: int) -> int:
-    """Return the size of blocks of at most `largest`, about, a multiple, with no short block at the end."""
+    """Return the size of blocks of `largest` or less, made even, then rounded up to a multiple."""
     return block_count(block_count(count, block_count(count, largest)), multiple) * multiple
 
 
@@ -266,18 +267,18 @@ class Im2col:
         rows, columns = self._forward.depth, self.shape.out_channels
         chunks = block_count(self._forward.positions, self._forward.rows)
         width = panel_columns(self.dtype.itemsize)
-        in_slots = chunks >= WEIGHT_TASKS
+        many_pixels = chunks >= WEIGHT_TASKS
         largest_rows, largest_columns = WEIGHT_BLOCK
-        if not in_slots:
+        if not many_pixels:
             largest_rows = min(largest_rows, max(96, block_count(rows, MINIMUM_TASKS)))
             groups = block_count(MINIMUM_TASKS, block_count(rows, largest_rows))
             largest_columns = min(largest_columns, max(width, columns // groups))
         elif rows * columns * self.dtype.itemsize <= SMALL_WEIGHT_BYTES:
-            largest_rows, largest_columns = SMALL_WEIGHT_BLOCK
+            largest_rows, largest_columns = BLOCK_OF_SMALL_WEIGHT
         # A multiple of 16 rows: a gathered line then belongs to one task.
         self._row_block = min(rows, _balanced(rows, largest_rows, 16))
         self._column_block = _balanced(columns, largest_columns, width)
         blocks = block_count(rows, self._row_block) * block_count(columns, self._column_block)
-        self._slots = min(chunks, block_count(WEIGHT_TASKS, blocks)) if in_slots else 1
+        self._slots = min(chunks, block_count(WEIGHT_TASKS, blocks)) if many_pixels else 1
         self._slot_size = self._slots * rows * columns if self._slots > 1 else 0
         self._weight_scratch = ROW_BLOCK * (padded_ld(self._row_block) + self._column_block)

@@ -73,7 +73,7 @@ def _emit_prefetch(context, builder, arguments, to_write):
         builder.module, ir.FunctionType(ir.VoidType(), [byte, i32, i32, i32]), "llvm.prefetch.p0i8"
     )
     place = builder.bitcast(builder.gep(arguments[0], [arguments[1]]), byte)
-    builder.call(function, [place, i32(int(to_write)), i32(2), i32(1)])  # into the second level, data
+    builder.call(function, [place, i32(int(to_write)), i32(2), i32(1)])  # data; the first level is in use
     return context.get_dummy_value()
 
 

@@ -27,7 +27,6 @@ a dot product, times what the transforms amplify (A' and B' hold coefficients up
 
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import NamedTuple
 
 import numpy as np
 
@@ -42,7 +41,7 @@ from cnnzoo.kernels.costs import (
     TRANSFORMED_WEIGHT_VECTOR,
     count_vectors,
 )
-from cnnzoo.kernels.forms import FORMS, IMAGE_OF_4, STRIDE_1_KERNEL_3, STRIDE_1_KERNEL_5, STRIDE_2, STRIDE_2_GRADIENT
+from cnnzoo.kernels.forms import FORMS, forms_of
 from cnnzoo.kernels.vectors import VECTOR_BYTES, panel_columns
 from cnnzoo.kernels.winograd_passes import (
     BLOCK,
@@ -61,32 +60,11 @@ BLOCK_TILES = 16  # tiles of a block, about: with 256 channels their transforms 
 LARGEST_BLOCK = 96  # tiles of a block that holds whole rows of tiles, so that it is a run of output pixels
 LARGEST_REPETITION = 2  # inputs that more tasks need than this are transformed once for all of them
 GRADIENT_TILES = 24  # tiles of a block of the weight gradient: fewer would load and store their sums too often
-CHANNEL_BLOCK = 64  # a weight gradient's task owns so many input and output channels: sums of 590 KB in float32
+CHANNEL_BLOCK = 64  # a weight gradient's task owns the square of it of channel pairs: 590 KB of sums of 36 products
+LARGEST_COLUMNS = 256  # output channels among them, at most
 LARGEST_OWN = 15  # more blocks of a weight gradient's channels than this share what is transformed, once for all
 PAIRS_BYTES = 32 * 1024 * 1024  # what is shared then, at most; it is made and used in slices of the tiles
 SLAB_BYTES = 10 * 1024 * 1024  # transformed weights are made and used in slabs of this size, which a large cache holds
-
-
-class FormsOf(NamedTuple):
-    """The forms of a convolution, indices of `FORMS`, and the padding of the windows that their tiles read.
-
-    The weight gradient has forward's.
-    """
-
-    forward: int
-    input_gradient: int
-    padding: int
-    gradient_padding: int
-
-
-def forms_of(s: ConvolutionShape) -> FormsOf:
-    """Return the forms of the convolution of shape `s`."""
-    if s.stride == 2:
-        return FormsOf(STRIDE_2, STRIDE_2_GRADIENT, s.padding, 0)
-    if s.kernel == 3 and s.padding == 1 and s.height == s.width == 2:
-        return FormsOf(IMAGE_OF_4, IMAGE_OF_4, 0, 0)
-    form = STRIDE_1_KERNEL_3 if s.kernel == 3 else STRIDE_1_KERNEL_5
-    return FormsOf(form, form, s.padding, s.kernel - 1 - s.padding)
 
 
 @dataclass(frozen=True)
@@ -170,9 +148,9 @@ def _channel_blocks(s: ConvolutionShape, width: int) -> tuple[int, int]:
 
     Where the convolution has few of the one, the task takes more of the other: it transforms fewer tiles again.
     """
-    columns = min(CHANNEL_BLOCK, block_count(s.out_channels, width) * width)
-    rows = min(CHANNEL_BLOCK**2 // columns // 16 * 16, s.in_channels)
-    return rows, min(CHANNEL_BLOCK**2 // rows // width, block_count(s.out_channels, width))
+    panels = block_count(s.out_channels, width)
+    rows = min(CHANNEL_BLOCK**2 // min(CHANNEL_BLOCK, panels * width) // 16 * 16, s.in_channels)
+    return rows, min(min(CHANNEL_BLOCK**2 // rows, LARGEST_COLUMNS) // width, panels)
 
 
 @dataclass(frozen=True)

@@ -164,6 +164,13 @@ def rows_of_block(g, step, width):
 
 
 @worker
+def first_row_of_block(g, block, step, height, width):
+    """The row of the pixel matrix, about, where a block of tiles begins that lie `step` apart."""
+    image, i, _ = tile_place(g, block * g[BLOCK])
+    return (image * height + i * step) * width
+
+
+@worker
 def _correlate_block(
     g, block, column, columns, x, ldx, reads, v, v_at, u, u_at, kind, coefficients, z, ldz, y, ldy, accumulate, bias,
     sums, rows_per_block, m, m_at,
@@ -176,7 +183,8 @@ def _correlate_block(
     rows = min(rows_per_block, g[IMAGES] * g[TARGET_HEIGHT] * g[TARGET_WIDTH] - first_row)
     products = g[PRODUCTS]
     inverse_products, inverse_all = inverse(products), inverse(block_count(columns, width) * products)
-    next_x = Region(pointer(x), (block + 1) * reads * ldx, ldx, reads, depth, False)
+    next_row = first_row_of_block(g, block + 1, g[STEP], g[SOURCE_HEIGHT], g[SOURCE_WIDTH])
+    next_x = Region(pointer(x), next_row * ldx, ldx, reads, depth, False)
     for j in range(0, columns, width):
         panel_at = u_at + j // width * products * u_matrix
         n, at = min(width, columns - j), column + j

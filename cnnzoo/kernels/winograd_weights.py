@@ -19,11 +19,13 @@ from cnnzoo.kernels.winograd_passes import (
     KERNEL,
     PAD,
     PRODUCTS,
+    SOURCE_HEIGHT,
     SOURCE_WIDTH,
     STEP,
     TARGET_HEIGHT,
     TARGET_WIDTH,
     TILE,
+    first_row_of_block,
     gather_inputs,
     rows_of_block,
     tile_place,
@@ -128,9 +130,11 @@ def _transform_and_multiply(
         at, count = first + block * g[BLOCK], min(g[BLOCK], tiles - block * g[BLOCK])
         gather_inputs(g, at, count, x, ldx, kind, coefficients, channel, channels, u, v_at, ldv, v_matrix, False)
         _gather_output_gradients(g, at, count, dy, lddy, column, columns, u, d_at, d_matrix, False)
-        following = at // g[BLOCK] + 1
-        next_x = Region(pointer(x), following * sources * ldx + channel, ldx, sources, channels, False)
-        next_dy = Region(pointer(dy), following * targets * lddy + column, lddy, targets, columns, False)
+        next_block = at // g[BLOCK] + 1
+        x_at = first_row_of_block(g, next_block, g[STEP], g[SOURCE_HEIGHT], g[SOURCE_WIDTH]) * ldx + channel
+        dy_at = first_row_of_block(g, next_block, g[TILE], g[TARGET_HEIGHT], g[TARGET_WIDTH]) * lddy + column
+        next_x = Region(pointer(x), x_at, ldx, sources, channels, False)
+        next_dy = Region(pointer(dy), dy_at, lddy, targets, columns, False)
         part = 0
         for k in range(g[PRODUCTS]):
             for c in range(0, channels, STRIP):

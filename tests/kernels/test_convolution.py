@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cnnzoo.kernels.convolution import PLAIN, SCALE_SHIFT_RELU, ConvolutionShape
-from cnnzoo.kernels.im2col import Im2col
+from cnnzoo.kernels.im2col import SMALL_WEIGHT_BYTES, Im2col
 from tests.gradients import assert_adjoint, numerical_gradient
 from tests.kernels.convolution_layer import (
     Layer,
@@ -169,6 +169,7 @@ def test_fixed_shapes_take_every_path(algorithm, dtype):
     """Weight gradients with and without slots, in blocks of rows and of columns; tasks of part of the columns."""
     plans = [algorithm(shape, dtype) for shape in (*TAILS, *NETWORK_SHAPES)]
     assert {plan._slots > 1 for plan in plans} == {False, True}
+    assert any(plan._slot_size * plan.dtype.itemsize > plan._slots * SMALL_WEIGHT_BYTES for plan in plans)
     assert any(plan._slots > 1 and plan._row_block < plan._forward.depth for plan in plans)
     assert any(plan._slots == 1 and plan._row_block < plan._forward.depth for plan in plans)
     assert {plan._column_block < plan.shape.out_channels for plan in plans} == {False, True}

@@ -10,10 +10,12 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from cnnzoo.kernels import winograd
+from cnnzoo.kernels.blocks import block_count
 from cnnzoo.kernels.convolution import ConvolutionShape
-from cnnzoo.kernels.forms import FORMS
+from cnnzoo.kernels.forms import FORMS, forms_of
 from cnnzoo.kernels.toom_cook import derive, derive_pair, derive_strided, derive_strided_gradient, transpose
-from cnnzoo.kernels.winograd import Winograd, forms_of
+from cnnzoo.kernels.winograd import Winograd
+from cnnzoo.kernels.winograd_passes import BLOCK, all_tiles
 from tests.kernels.convolution_layer import (
     Layer,
     assert_all_passes,
@@ -41,6 +43,8 @@ SHAPES = [
     ConvolutionShape(1, 8, 8, 200, 300, 3, 2, 1),
     # Images that are a tile.
     ConvolutionShape(40, 2, 2, 70, 90, 3, 1, 1),
+    # A slot of several blocks of tiles.
+    ConvolutionShape(100, 2, 2, 130, 130, 3, 1, 1),
 ]
 
 fractions = st.integers(-9, 9).map(Fraction)
@@ -48,12 +52,14 @@ fractions = st.integers(-9, 9).map(Fraction)
 
 @st.composite
 def shapes(draw, channels=40, largest_image=15):
-    """Draw a convolution that the algorithm takes, with at least one output pixel; images of 2x2 pixels often."""
-    kernel, stride = draw(st.sampled_from([(3, 1), (5, 1), (3, 2)]))
+    """Draw a convolution that the algorithm takes, with at least one output pixel; of every form about as often."""
+    kernel, stride, is_tile = draw(st.sampled_from([(3, 1, False), (5, 1, False), (3, 2, False), (3, 1, True)]))
+    if is_tile:
+        numbers = st.integers(1, channels)
+        return ConvolutionShape(draw(st.integers(1, 4)), 2, 2, draw(numbers), draw(numbers), 3, 1, 1)
     padding = draw(st.integers(0, kernel - 1)) if stride == 1 else 1
     sizes = st.integers(max(1, kernel - 2 * padding), largest_image)
-    sizes = st.just((2, 2)) if draw(st.integers(0, 9)) == 9 and (kernel, padding) == (3, 1) else st.tuples(sizes, sizes)
-    extents = draw(st.integers(1, 4)), *draw(sizes)
+    extents = draw(st.integers(1, 4)), draw(sizes), draw(sizes)
     return ConvolutionShape(
         *extents, draw(st.integers(1, channels)), draw(st.integers(1, channels)), kernel, stride, padding
     )
@@ -262,11 +268,18 @@ def test_error_at_512_channels(dtype, tolerance):
         assert np.abs(actual[name] - exact).max() <= tolerance * np.abs(exact).max()
 
 
+def blocks_of_tiles(plan):
+    """Return how many blocks of tiles the weight gradient of a plan sums."""
+    g = plan._weights.geometry
+    return block_count(int(all_tiles.py_func(g)), int(g[BLOCK]))
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_fixed_shapes_take_every_path(dtype):
     plans = [Winograd(shape, dtype) for shape in (*SHAPES, *NETWORK_SHAPES)]
     assert {plan._weights.slots > 1 for plan in plans} == {False, True}
     assert {plan._weights.inputs > 0 for plan in plans} == {False, True}
+    assert any(plan._weights.inputs == 0 and blocks_of_tiles(plan) > plan._weights.slots for plan in plans)
     assert {plan._weights.row_block < plan.shape.in_channels for plan in plans} == {False, True}
     assert {plan._forward.slab < plan.shape.out_channels for plan in plans} == {False, True}
     assert {plan._forward.group < plan._forward.slab for plan in plans} == {False, True}
