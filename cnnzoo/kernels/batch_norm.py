@@ -225,32 +225,34 @@ def batch_norm_backward_sums(dy, lddy, x, ldx, y, ldy, scale, shift, mean, rows,
 
 @worker
 def batch_norm_gradient_block(
-    dy, dy_at, lddy, x, x_at, ldx, coefficients, channels, first, count, rows, dx, dx_at, lddx, accumulate,
+    dy, dy_at, lddy, x, x_at, ldx, coefficients, channels, first, count, rows, strip, dx, dx_at, lddx, accumulate,
     sums, sums_at,
 ):  # fmt: skip
     """dx (+)= scale dz of channels first .. first + count of `channels`; write the sums of dz and of dz (x - mean).
 
     dz = dy where x scale + shift > 0, else 0. dy, x and dx are `rows` rows from ``dy[dy_at]``, ``x[x_at]`` and
     ``dx[dx_at]`` on, the first of the channels there; coefficients are [scale, shift, mean][channels], and the sums go
-    to ``sums[sums_at + first]`` and ``sums[sums_at + channels + first]``.
+    to ``sums[sums_at + first]`` and ``sums[sums_at + channels + first]``. A `strip` is the rows that are taken before
+    the next vector of channels: many keep the sums in registers, few keep to the order of memory.
     """
-    at_sum, at_product = sums_at + first, sums_at + channels + first
-    for c in range(count):
-        sums[at_sum + c] = 0
-        sums[at_product + c] = 0
     pdy, px, pdx, p, ps = pointer(dy), pointer(x), pointer(dx), pointer(coefficients), pointer(sums)
-    for r in range(rows):
+    for start in range(0, rows, strip):
         for c in range(0, count, lanes(pdx)):
             n, at = count - c, first + c
-            value, scale = load(px, x_at + r * ldx + c, n), load(p, at, n)
-            z = multiply_add(value, scale, load(p, channels + at, n))
-            dz = where_positive(z, load(pdy, dy_at + r * lddy + c, n))
-            centered = subtract(value, load(p, 2 * channels + at, n))
-            store(ps, at_sum + c, n, add(load(ps, at_sum + c, n), dz))
-            store(ps, at_product + c, n, multiply_add(dz, centered, load(ps, at_product + c, n)))
-            to = dx_at + r * lddx + c
-            base = load(pdx, to, n) if accumulate else zeros(pdx)
-            store(pdx, to, n, multiply_add(scale, dz, base))
+            scale, shift, mean = load(p, at, n), load(p, channels + at, n), load(p, 2 * channels + at, n)
+            sum_dz, sum_product = zeros(pdx), zeros(pdx)
+            if start > 0:
+                sum_dz, sum_product = load(ps, sums_at + at, n), load(ps, sums_at + channels + at, n)
+            for r in range(start, min(start + strip, rows)):
+                value = load(px, x_at + r * ldx + c, n)
+                dz = where_positive(multiply_add(value, scale, shift), load(pdy, dy_at + r * lddy + c, n))
+                sum_dz = add(sum_dz, dz)
+                sum_product = multiply_add(dz, subtract(value, mean), sum_product)
+                to = dx_at + r * lddx + c
+                base = load(pdx, to, n) if accumulate else zeros(pdx)
+                store(pdx, to, n, multiply_add(scale, dz, base))
+            store(ps, sums_at + at, n, sum_dz)
+            store(ps, sums_at + channels + at, n, sum_product)
 
 
 @worker

@@ -14,6 +14,7 @@ from cnnzoo.kernels.vectors import copy_run, panel_width, zero_run
 
 ROW_BLOCK = 96  # the most pixels of a block; a multiple of every TILE_ROWS
 EPILOGUE_COLUMNS = 128  # columns multiplied before an epilogue takes them: ROW_BLOCK x so many float32 are 48 KiB
+STRIP = 8  # rows of an epilogue, in which neighboring channels are taken one after the other
 DEPTH_BLOCK = 512  # ROW_BLOCK x DEPTH_BLOCK float32 is 192 KiB, within every second-level cache
 
 # A correlation's geometry travels as one int64 array; these are its fields. The grid is the set of positions that are
@@ -184,7 +185,7 @@ def _correlate_block(
     sums_at = block * 2 * g[COLUMNS]
     if kind == SCALE_MASKED:
         batch_norm_gradient_block(
-            out, out_at, ldo, z, first * ldz + column, ldz, coefficients, g[COLUMNS], column, columns, count,
+            out, out_at, ldo, z, first * ldz + column, ldz, coefficients, g[COLUMNS], column, columns, count, STRIP,
             y, first * ldy + column, ldy, accumulate, sums, sums_at,
         )  # fmt: skip
     elif not direct:

@@ -205,7 +205,7 @@ def _correlate_block(
         _scatter_outputs(g, first, count, m, m_at, width, m_matrix, out, out_at, ldo, at, n, add, bias)
         if kind == SCALE_MASKED:
             batch_norm_gradient_block(
-                m, run_at, width, z, first_row * ldz + at, ldz, coefficients, g[COLUMNS], at, n, rows,
+                m, run_at, width, z, first_row * ldz + at, ldz, coefficients, g[COLUMNS], at, n, rows, rows,
                 y, first_row * ldy + at, ldy, accumulate, sums, sums_at,
             )  # fmt: skip
     if sums.size > 0 and kind != SCALE_MASKED:
