@@ -15,6 +15,7 @@ HALVING = ConvolutionShape(128, 16, 16, 128, 256, 3, 2, 1)
 STRIDED = ConvolutionShape(128, 16, 16, 128, 128, 5, 2, 2)
 SINGLE_IMAGE = ConvolutionShape(1, 4, 4, 512, 512, 3, 1, 1)
 FEW_PIXELS = ConvolutionShape(128, 2, 2, 512, 512, 3, 1, 1)
+FEW_PIXELS_OF_5X5 = ConvolutionShape(128, 2, 2, 512, 512, 5, 1, 2)
 
 
 def test_the_cheapest_that_accepts_is_chosen():
@@ -22,7 +23,8 @@ def test_the_cheapest_that_accepts_is_chosen():
     assert choose_algorithms(HALVING) == Passes("winograd", "winograd", "winograd")
     assert choose_algorithms(STRIDED) == Passes("im2col", "im2col", "im2col")
     assert choose_algorithms(SINGLE_IMAGE) == Passes("im2col", "im2col", "im2col")
-    assert choose_algorithms(FEW_PIXELS) == Passes("dense", "dense", "dense")
+    assert choose_algorithms(FEW_PIXELS) == Passes("winograd", "winograd", "winograd")
+    assert choose_algorithms(FEW_PIXELS_OF_5X5) == Passes("dense", "dense", "dense")
 
 
 def test_a_wanted_algorithm_is_taken_where_it_accepts():
