@@ -7,7 +7,7 @@ from cnnzoo.kernels.batch_norm import batch_norm_gradient_block, block_statistic
 from cnnzoo.kernels.blocks import block_count, padded_ld
 from cnnzoo.kernels.compile import kernel, worker
 from cnnzoo.kernels.convolution import SCALE_MASKED, SCALE_SHIFT_RELU
-from cnnzoo.kernels.gemm import multiply_block, pack_columns, pack_rows, pack_taps, pack_tasks
+from cnnzoo.kernels.gemm import multiply_block, pack_rows, pack_tap, pack_taps, pack_tasks
 from cnnzoo.kernels.prefetching import Region
 from cnnzoo.kernels.simd import add, lanes, load, multiply_add, pointer, positive_part, store
 from cnnzoo.kernels.vectors import copy_run, panel_width, zero_run
@@ -136,15 +136,6 @@ def is_pixel_matrix_product(g, itemsize, ldx, kind):
 
 
 @worker
-def _pack_tap(g, k, depth, column, columns, w, w_at, transposed, panels, panels_at, panel_stride):
-    """Pack rows k .. k + depth and some columns of a tap's matrix."""
-    if transposed:
-        pack_columns(depth, columns, w, w_at + column * g[CHANNELS] + k, g[CHANNELS], panels, panels_at, panel_stride)
-    else:
-        pack_rows(depth, columns, w, w_at + k * g[COLUMNS] + column, g[COLUMNS], panels, panels_at, panel_stride)
-
-
-@worker
 def _correlate_block(
     g, block, column, columns, x, ldx, w, taps, transposed, panels, kind, coefficients, z, ldz,
     y, ldy, accumulate, bias, sums, scratch, scratch_at,
@@ -168,7 +159,9 @@ def _correlate_block(
         b, panels_at, panel_stride = panels, column * depth + k * width, depth * width
         if panels.size == 0:
             b, panels_at, panel_stride = scratch, scratch_at + ROW_BLOCK * (ld + padded_ld(columns)), d * width
-            _pack_tap(g, k, d, column, columns, w, taps[0], transposed, b, panels_at, panel_stride)
+            pack_tap(
+                k, d, column, columns, w, taps[0], depth, g[COLUMNS], transposed, b, panels_at, panel_stride
+            )  # fmt: skip
         a, a_at, lda = x, first * ldx + k, ldx
         if not in_place:
             gather_block(g, first, count, k, k + d, x, ldx, kind, coefficients, scratch, scratch_at, ld)

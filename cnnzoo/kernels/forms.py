@@ -33,6 +33,13 @@ FORMS = (
     Form(derive_pair(), step=2),
 )
 
+# The forms of forward and of the input gradient, by kernel and stride.
+BY_KERNEL_AND_STRIDE = {
+    (3, 1): (STRIDE_1_KERNEL_3, STRIDE_1_KERNEL_3),
+    (5, 1): (STRIDE_1_KERNEL_5, STRIDE_1_KERNEL_5),
+    (3, 2): (STRIDE_2, STRIDE_2_GRADIENT),
+}
+
 
 class FormsOf(NamedTuple):
     """The forms of a convolution, indices of `FORMS`, and the padding of the windows that their tiles read.
@@ -48,9 +55,7 @@ class FormsOf(NamedTuple):
 
 def forms_of(s: ConvolutionShape) -> FormsOf:
     """Return the forms of the convolution of shape `s`."""
-    if s.stride == 2:
-        return FormsOf(STRIDE_2, STRIDE_2_GRADIENT, s.padding, 0)
-    if s.kernel == 3 and s.padding == 1 and s.height == s.width == 2:
+    if (s.kernel, s.stride, s.padding, s.height, s.width) == (3, 1, 1, 2, 2):
         return FormsOf(IMAGE_OF_4, IMAGE_OF_4, 0, 0)
-    form = STRIDE_1_KERNEL_3 if s.kernel == 3 else STRIDE_1_KERNEL_5
-    return FormsOf(form, form, s.padding, s.kernel - 1 - s.padding)
+    gradient_padding = s.kernel - 1 - s.padding if s.stride == 1 else 0
+    return FormsOf(*BY_KERNEL_AND_STRIDE[s.kernel, s.stride], s.padding, gradient_padding)

@@ -94,6 +94,20 @@ def pack_columns(depth, columns, b, b_at, ldb, panels, panels_at, panel_stride):
 
 
 @worker
+def pack_tap(
+    k, depth, column, columns, w, w_at, tap_depth, all_columns, transposed, panels, panels_at, panel_stride
+):  # fmt: skip
+    """Pack rows k .. k + depth and columns column .. column + columns of a tap, which begins at ``w[w_at]``.
+
+    It is [tap_depth, all_columns], or [all_columns, tap_depth] if `transposed`.
+    """
+    if transposed:
+        pack_columns(depth, columns, w, w_at + column * tap_depth + k, tap_depth, panels, panels_at, panel_stride)
+    else:
+        pack_rows(depth, columns, w, w_at + k * all_columns + column, all_columns, panels, panels_at, panel_stride)
+
+
+@worker
 def pack_tasks(tap_count, tap_depth, columns):
     """How many tasks `pack_taps` has."""
     return tap_count * block_count(tap_depth, block_rows(columns))
@@ -112,7 +126,4 @@ def pack_taps(task, w, taps, tap_depth, columns, transposed, panels):
     k = piece * rows
     count = min(rows, tap_depth - k)
     to = (t * tap_depth + k) * width
-    if transposed:
-        pack_columns(count, columns, w, taps[t] + k, tap_depth, panels, to, panel_stride)
-    else:
-        pack_rows(count, columns, w, taps[t] + k * columns, columns, panels, to, panel_stride)
+    pack_tap(k, count, 0, columns, w, taps[t], tap_depth, columns, transposed, panels, to, panel_stride)

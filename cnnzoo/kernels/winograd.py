@@ -41,7 +41,7 @@ from cnnzoo.kernels.costs import (
     TRANSFORMED_WEIGHT_VECTOR,
     count_vectors,
 )
-from cnnzoo.kernels.forms import FORMS, forms_of
+from cnnzoo.kernels.forms import BY_KERNEL_AND_STRIDE, FORMS, forms_of
 from cnnzoo.kernels.vectors import VECTOR_BYTES, panel_columns
 from cnnzoo.kernels.winograd_passes import (
     BLOCK,
@@ -256,7 +256,7 @@ class Winograd:
         """Return why this algorithm cannot take `shape`, or None."""
         if shape.groups > 1:
             return "takes no groups"
-        if (shape.kernel, shape.stride) not in ((3, 1), (5, 1), (3, 2)) or shape.padding >= shape.kernel:
+        if (shape.kernel, shape.stride) not in BY_KERNEL_AND_STRIDE or shape.padding >= shape.kernel:
             return "takes 3x3 and 5x5 kernels at stride 1 and 3x3 ones at stride 2, with less padding than that"
         if shape.stride == 2 and shape.padding != 1:
             return "takes a padding of 1 at stride 2"
