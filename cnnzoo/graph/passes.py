@@ -12,6 +12,7 @@ from cnnzoo.graph.operators.batch_norm import BatchNorm
 from cnnzoo.graph.operators.convolution import Convolution
 from cnnzoo.graph.operators.depthwise import Depthwise
 from cnnzoo.graph.operators.elementwise import Add, Concatenation
+from cnnzoo.graph.operators.pooling import MaxPool
 from cnnzoo.graph.tensor import Extent, Graph, Node, Tensor
 from cnnzoo.kernels.winograd import Winograd
 
@@ -64,6 +65,29 @@ def fuse_batch_norm_relu(graph: Graph) -> Graph:
             assert isinstance(node.operator, BatchNorm)
             node.operator.relu = True
             nodes.append(Node(node.operator, node.inputs, outputs[node].output))
+        elif node not in used:
+            nodes.append(node)
+    return graph.rewritten(nodes)
+
+
+def fuse_relu_max_pool(graph: Graph) -> Graph:
+    """Merge a ReLU with the max pool that alone reads it: it then passes one value of a window, forward and backward.
+
+    Backward needs neither's input nor output: no window's maximum has a gradient where it is not positive.
+    """
+    consumers = graph.consumers()
+    merged = {}
+    for node in graph.nodes:
+        readers = consumers[node.output]
+        if isinstance(node.operator, ReLU) and len(readers) == 1 and isinstance(readers[0].operator, MaxPool):
+            merged[readers[0]] = node
+    used = set(merged.values())
+    nodes = []
+    for node in graph.nodes:
+        if node in merged:
+            assert isinstance(node.operator, MaxPool)
+            node.operator.relu = True
+            nodes.append(Node(node.operator, merged[node].inputs, node.output))
         elif node not in used:
             nodes.append(node)
     return graph.rewritten(nodes)
@@ -133,4 +157,10 @@ def _is_plain_batch_norm(node: Node) -> bool:
     return isinstance(node.operator, BatchNorm) and not node.operator.add and not node.operator.relu
 
 
-DEFAULT_PASSES = (fuse_batch_norm_add, fuse_batch_norm_relu, collect_statistics, apply_batch_norm_on_load)
+DEFAULT_PASSES = (
+    fuse_batch_norm_add,
+    fuse_batch_norm_relu,
+    fuse_relu_max_pool,
+    collect_statistics,
+    apply_batch_norm_on_load,
+)

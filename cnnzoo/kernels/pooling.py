@@ -20,6 +20,8 @@ from cnnzoo.kernels.simd import (
     where_greater,
 )
 
+NO_WINNER = 255
+
 
 @worker
 def _output_size(size, window, stride, padding):
@@ -41,7 +43,9 @@ def _covering(position, outputs, window, stride, padding):
 
 
 @worker
-def _max_pool_row(x, ldx, first, y, ldy, y_at, winner, saves, p, height, width, channels, window, stride, padding):
+def _max_pool_row(
+    x, ldx, first, y, ldy, y_at, winner, saves, p, height, width, channels, window, stride, padding, rectify
+):  # fmt: skip
     """One output row `p` of one image: `first` is the image's first pixel in x, `y_at` the row's first in y."""
     top, bottom = _taps(p, height, window, stride, padding)
     for q in range(_output_size(width, window, stride, padding)):
@@ -49,8 +53,10 @@ def _max_pool_row(x, ldx, first, y, ldy, y_at, winner, saves, p, height, width, 
         corner = first + (p * stride - padding) * width + q * stride - padding
         for c in range(0, channels, lanes(y)):
             n = channels - c
-            best = load(x, (corner + top * width + left) * ldx + c, n)
-            place = splat(y, top * window + left)
+            if rectify:
+                best, place = splat(y, 0), splat(y, NO_WINNER)
+            else:
+                best, place = load(x, (corner + top * width + left) * ldx + c, n), splat(y, top * window + left)
             for i in range(top, bottom):
                 for j in range(left, right):
                     value = load(x, (corner + i * width + j) * ldx + c, n)
@@ -61,12 +67,13 @@ def _max_pool_row(x, ldx, first, y, ldy, y_at, winner, saves, p, height, width, 
                 store_bytes(winner, (y_at + q) * channels + c, n, place)
 
 
-@kernel("void(T[::1], i8, T[::1], i8, u1[::1], i8, i8, i8, i8, i8, i8, i8)", parallel=True)
-def max_pool_forward(x, ldx, y, ldy, winner, images, height, width, channels, window, stride, padding):
-    """y = the maximum of each window; the first of equals wins, and a NaN wins, as in PyTorch.
+@kernel("void(T[::1], i8, T[::1], i8, u1[::1], i8, i8, i8, i8, i8, i8, i8, bool_)", parallel=True)
+def max_pool_forward(x, ldx, y, ldy, winner, images, height, width, channels, window, stride, padding, rectify):
+    """y = the maximum of each window, or of it and 0 if `rectify`; the first of equals wins, and a NaN, as in PyTorch.
 
-    `winner`, u1[images * output pixels * channels], becomes the winner's place in its window, counted along rows;
-    empty, nothing is saved. Padding never wins: each window must cover a pixel (2 * padding <= window). window <= 15.
+    `winner`, u1[images * output pixels * channels], becomes the winner's place in its window, counted along rows, or
+    `NO_WINNER` where that 0 is the maximum; empty, nothing is saved. Padding never wins: each window must cover a pixel
+    (2 * padding <= window). window <= 15.
     """
     out_height = _output_size(height, window, stride, padding)
     out_width = _output_size(width, window, stride, padding)
@@ -77,7 +84,7 @@ def max_pool_forward(x, ldx, y, ldy, winner, images, height, width, channels, wi
         for r in range(first, min(first + size, out_rows)):
             _max_pool_row(
                 pointer(x), ldx, r // out_height * height * width, pointer(y), ldy, r * out_width, pointer(winner),
-                winner.size > 0, r % out_height, height, width, channels, window, stride, padding,
+                winner.size > 0, r % out_height, height, width, channels, window, stride, padding, rectify,
             )  # fmt: skip
 
 

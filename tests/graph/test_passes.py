@@ -13,6 +13,7 @@ from cnnzoo.graph.passes import (
     collect_statistics,
     fuse_batch_norm_add,
     fuse_batch_norm_relu,
+    fuse_relu_max_pool,
 )
 from cnnzoo.graph.tensor import Extent, Graph
 from cnnzoo.models.registry import build_graph
@@ -32,7 +33,7 @@ def count_kinds(graph):
         (
             "vgg16",
             {"Convolution": 13, "ReLU": 15, "MaxPool": 5, "Linear": 3, "Dropout": 2},
-            {"Convolution": 13, "ReLU": 15, "MaxPool": 5, "Linear": 3, "Dropout": 2},
+            {"Convolution": 13, "ReLU": 10, "ReLU+MaxPool": 5, "Linear": 3, "Dropout": 2},
         ),
         (
             "vgg16_bn",
@@ -56,7 +57,7 @@ def test_nodes_of_the_networks(name, before, after):
     assert count_kinds(rewrite(graph)) == after
 
 
-@pytest.mark.parametrize("name", ["vgg16_bn", "resnet18", "densenet121", "mobilenetv1"])
+@pytest.mark.parametrize("name", ["vgg16_bn", "resnet18", "densenet121", "mobilenetv1", "alexnet"])
 def test_rewritten_networks_compute_the_same(name):
     """In float64: loss, logits, every gradient, running statistics and inference, with dropout."""
     results = []
@@ -119,6 +120,28 @@ def test_of_two_batch_norms_the_last_is_merged():
         ("last", "BatchNorm+Add+ReLU"),
     ]
     assert graph.nodes[-1].inputs[1] is a
+
+
+def test_relu_and_max_pool():
+    x = stem()
+    y = layers.relu(x)
+    pooled = layers.max_pool(y, 2)  # of a tensor that is read twice
+    z = layers.add(layers.max_pool(layers.relu(x), 2), pooled)
+    graph = fuse_relu_max_pool(layers.add(z, layers.max_pool(layers.max_pool(y, 2), 1)).graph)
+    kinds = {node.name: node.operator.kind for node in graph.nodes if "pool" in node.name}
+    assert kinds == {
+        "max_pool1": "MaxPool",
+        "max_pool2": "ReLU+MaxPool",
+        "max_pool3": "MaxPool",
+        "max_pool4": "MaxPool",
+    }
+    assert next(node.inputs for node in graph.nodes if node.name == "max_pool2") == (x,)
+
+
+def test_relu_after_batch_norm_and_before_max_pool():
+    """The batch norm has it for nothing."""
+    graph = rewrite(layers.max_pool(layers.relu(layers.batch_norm(stem(), name="bn")), 2).graph)
+    assert count_kinds(graph) == {"Convolution": 1, "BatchNorm+ReLU": 1, "MaxPool": 1}
 
 
 def read_twice():

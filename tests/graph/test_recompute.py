@@ -143,7 +143,7 @@ def test_the_more_is_recomputed_the_less_is_kept(name):
             with choosing(choose) if choose else mock.patch.dict(recompute.MEMORY):
                 laid_out, size = lay_out(name, memory=memory)
             assert find_overlaps(laid_out.values) == []
-            assert size <= 1.1 * find_lower_bound(laid_out.values)
+            assert size <= 1.02 * find_lower_bound(laid_out.values)
             sizes.append(size)
     assert sizes == sorted(sizes, reverse=True)
 
@@ -265,9 +265,9 @@ def test_layer_beyond_what_is_stored(storage, is_finite, layer):
 
 
 @pytest.mark.parametrize(("memory", "part"), [("fast", 0.9), ("lean", 1.0)])
-@pytest.mark.parametrize("name", ["vgg16", "resnet18", "densenet121"])
+@pytest.mark.parametrize("name", ["vgg16_bn", "resnet18", "densenet121"])
 def test_narrowed_storage_takes_less(name, memory, part, monkeypatch):
-    """Where much is recomputed, what one step needs at once is most of the peak."""
+    """Where much is recomputed, or little kept, what one step needs at once is most of the peak."""
     monkeypatch.setattr("numba.config.NUMBA_NUM_THREADS", recompute.CHOICE_THREADS)
     plain, narrowed = (lay_out(name, memory=memory, storage=storage) for storage in (None, "bfloat16"))
     assert narrowed[1] <= part * plain[1]

@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cnnzoo.kernels.pooling import (
+    NO_WINNER,
     average_pool_backward,
     average_pool_forward,
     global_average_pool_backward,
@@ -54,17 +55,17 @@ def output_shape(shape, window, stride, padding):
 class Pool:
     """Max or average pooling of one geometry as functions of [N, H, W, C]; outputs stand between guards."""
 
-    def __init__(self, kind, geometry, margin=(0, 0), dtype=np.float64):
+    def __init__(self, kind, geometry, margin=(0, 0), dtype=np.float64, rectify=False):
         self.shape, *self.window = geometry
         self.geometry = (*self.shape, *self.window)
         self.output_shape = output_shape(*geometry)
-        self.is_max, self.margin, self.dtype = kind == "max", margin, dtype
+        self.is_max, self.rectify, self.margin, self.dtype = kind == "max", rectify, margin, dtype
 
     def forward(self, x, save=True):
         x, y = as_rows(x, self.margin, self.dtype), as_rows(np.zeros(self.output_shape), self.margin, self.dtype)
         if self.is_max:
-            winner = np.full(y.values.size if save else 0, 255, np.uint8)
-            max_pool_forward(*x.arguments, *y.arguments, winner, *self.geometry)
+            winner = np.full(y.values.size if save else 0, 254, np.uint8)
+            max_pool_forward(*x.arguments, *y.arguments, winner, *self.geometry, self.rectify)
             self.winner = winner
         else:
             average_pool_forward(*x.arguments, *y.arguments, *self.geometry)
@@ -92,6 +93,24 @@ def test_max_pool_takes_the_first_maximum(dtype, geometry, margin, seed):
     np.testing.assert_array_equal(pool.forward(x), y)
     np.testing.assert_array_equal(pool.winner, winner.reshape(-1))
     np.testing.assert_array_equal(pool.forward(x, save=False), y)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@given(geometry=geometries(), margin=margins, seed=seeds)
+def test_rectified_max_pool_is_the_max_pool_of_a_relu(dtype, geometry, margin, seed):
+    """Forward bit for bit; backward the gradient of windows without a positive value goes nowhere."""
+    rng = np.random.default_rng(seed)
+    x = rng.integers(-6, 3, geometry[0]).astype(dtype)  # in many windows nothing is positive, or several values are
+    pool, plain = Pool("max", geometry, margin, dtype, rectify=True), Pool("max", geometry, margin, dtype)
+    y = pool.forward(x)
+    np.testing.assert_array_equal(y, plain.forward(np.maximum(x, 0)))
+    np.testing.assert_array_equal(pool.winner, np.where(y.reshape(-1) > 0, plain.winner, NO_WINNER))
+    np.testing.assert_array_equal(pool.forward(x, save=False), y)
+    dy, start = (rng.standard_normal(shape).astype(dtype) for shape in (pool.output_shape, geometry[0]))
+    pool.forward(x)
+    expected, of_start = plain.backward(np.where(y > 0, dy, 0)), plain.backward(np.where(y > 0, dy, 0), start)
+    np.testing.assert_array_equal(pool.backward(dy), expected)
+    np.testing.assert_array_equal(pool.backward(dy, start), of_start)
 
 
 @pytest.mark.parametrize("geometry", NETWORK_GEOMETRIES)
@@ -139,12 +158,13 @@ def test_max_pool_backward_is_the_adjoint_of_picking_the_winners(geometry, margi
 
 @pytest.mark.parametrize("geometry", [((2, 7, 6, 5), 3, 2, 1), ((2, 8, 8, 33), 2, 2, 0), ((1, 5, 5, 17), 4, 1, 2)])
 @pytest.mark.parametrize("values", [[np.nan, 0.0, 1.0], [-np.inf, -np.inf, -1.0], [-np.inf]])
-def test_max_pool_of_nan_and_infinity_is_pytorchs(geometry, values):
+@pytest.mark.parametrize("rectify", [False, True])
+def test_max_pool_of_nan_and_infinity_is_pytorchs(geometry, values, rectify):
     torch = pytest.importorskip("torch", reason="compares with PyTorch")
     rng = np.random.default_rng(0)
-    x, pool = rng.choice(values, geometry[0]), Pool("max", geometry)
+    x, pool = rng.choice(values, geometry[0]), Pool("max", geometry, rectify=rectify)
     images = torch.tensor(x).permute(0, 3, 1, 2).contiguous().requires_grad_()
-    expected = torch.nn.functional.max_pool2d(images, *geometry[1:])
+    expected = torch.nn.functional.max_pool2d(torch.relu(images) if rectify else images, *geometry[1:])
     np.testing.assert_array_equal(pool.forward(x), expected.detach().permute(0, 2, 3, 1).numpy())
     dy = rng.standard_normal(pool.output_shape)
     expected.backward(torch.tensor(dy).permute(0, 3, 1, 2))

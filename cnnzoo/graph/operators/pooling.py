@@ -14,7 +14,7 @@ from cnnzoo.kernels.pooling import (
     max_pool_forward,
 )
 
-_NO_WINNER = np.empty(0, np.uint8)
+_NOT_KEPT = np.empty(0, np.uint8)
 
 
 class _WindowPool(Operator):
@@ -54,12 +54,22 @@ class _WindowPool(Operator):
 
 
 class MaxPool(_WindowPool):
-    """y = the maximum of each window; padding never wins. A window has at most 15 pixels a side."""
+    """y = the maximum of each window, max(0, it) with a ReLU before it, which is set by a fusion pass.
+
+    Padding never wins. A window has at most 15 pixels a side.
+    """
+
+    relu = False
 
     def __init__(self, name: str, window: int, stride: int | None, padding: int):
         super().__init__(name, window, stride, padding)
         if window > 15:  # the winner's place in it is kept as a byte
             raise ModelError(f"{name}: expected a window of at most 15, got {window}")
+
+    @property
+    def kind(self) -> str:
+        """With the ReLU that was merged into it."""
+        return "ReLU+" * self.relu + "MaxPool"
 
     def requirements(self, images: int, training: bool, dtype: np.dtype, *inputs: Extent) -> Requirements:
         """Keep where each window's maximum lies, in training: a byte a value of y."""
@@ -67,12 +77,12 @@ class MaxPool(_WindowPool):
         return Requirements(inputs[0], {"winner": (size, np.dtype(np.uint8))} if training else {})
 
     def forward(self, c: Context) -> None:
-        """y = the maximum of each window."""
-        x, y = c.x[0], c.y
-        max_pool_forward(x.data, x.ld, y.data, y.ld, c.kept.get("winner", _NO_WINNER), *self._geometry(c))
+        """y = the maximum of each window, of 0 too with a ReLU."""
+        x, y, winner = c.x[0], c.y, c.kept.get("winner", _NOT_KEPT)
+        max_pool_forward(x.data, x.ld, y.data, y.ld, winner, *self._geometry(c), self.relu)
 
     def backward(self, c: Context) -> None:
-        """dx (+)= dy at each window's maximum, the sum of those of windows that share it."""
+        """dx (+)= dy at each window's maximum, if it passed the ReLU; the sum of those of windows that share it."""
         dy, dx = c.dy, c.dx[0]
         max_pool_backward(dy.data, dy.ld, c.kept["winner"], dx.data, dx.ld, *self._geometry(c), c.accumulate[0])
 
