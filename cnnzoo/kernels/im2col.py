@@ -239,6 +239,8 @@ class Im2col:
         assert epilogue is None or self.gradient_rows is not None
         *fused, sums = epilogue or self._plain_epilogue
         for phase in self._gradients:
+            if accumulate and phase.depth == 0:  # pixels that no tap reads
+                continue
             self._correlate(phase, True, dy, lddy, w, dx, lddx, scratch, fused, accumulate, self._nothing, sums)
 
     def weight_gradient(self, x, ldx, dy, lddy, dw, scratch, prologue=None, accumulate=False):

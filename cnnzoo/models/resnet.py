@@ -12,11 +12,11 @@ STAGES = ((64, 2, 1), (128, 2, 2), (256, 2, 2), (512, 2, 2))  # channels, blocks
 
 
 def _basic_block(x: Tensor, channels: int, stride: int, name: str) -> Tensor:
-    y = conv_bn_relu(x, channels, kernel=3, stride=stride, conv_name=f"{name}.conv1", bn_name=f"{name}.bn1")
-    shortcut = x
+    shortcut = x  # first forward and last backward: a projection's input gradient has few pixels to be added to another
     if stride != 1 or x.channels != channels:
         shortcut = conv(x, channels, kernel=1, stride=stride, bias=False, name=f"{name}.downsample.0")
         shortcut = batch_norm(shortcut, name=f"{name}.downsample.1")
+    y = conv_bn_relu(x, channels, kernel=3, stride=stride, conv_name=f"{name}.conv1", bn_name=f"{name}.bn1")
     y = conv(y, channels, kernel=3, bias=False, name=f"{name}.conv2")
     return relu(add(batch_norm(y, name=f"{name}.bn2"), shortcut))
 
