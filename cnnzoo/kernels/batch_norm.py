@@ -45,26 +45,34 @@ from cnnzoo.kernels.simd import (
     zeros,
 )
 
+STRIP = 8  # rows whose sum of a vector of channels stays in a register, before that of the next vector
 ROWS_AHEAD = 6  # rows are asked for so long before they are read: those of a concatenation's parts lie apart
 
 
 @worker
 def block_statistics(x, ldx, rows, channels, mean, m2):
     """Write mean and M2, T[channels] each, of `rows` >= 1 rows."""
-    for c in range(channels):
-        mean[c] = x[c]
-    for r in range(1, rows):
-        xr = row(x, ldx, r, channels)
-        for c in range(channels):
-            mean[c] += xr[c]
+    px, p_mean, p_m2 = pointer(x), pointer(mean), pointer(m2)
+    mean[:] = 0
+    for start in range(0, rows, STRIP):
+        for c in range(0, channels, lanes(px)):
+            n = channels - c
+            total = load(p_mean, c, n)
+            for r in range(start, min(start + STRIP, rows)):
+                total = add(total, load(px, r * ldx + c, n))
+            store(p_mean, c, n, total)
     reciprocal = x.dtype.type(1 / rows)
     for c in range(channels):
         mean[c] *= reciprocal
-        m2[c] = 0
-    for r in range(rows):
-        xr = row(x, ldx, r, channels)
-        for c in range(channels):
-            m2[c] += (xr[c] - mean[c]) ** 2
+    m2[:] = 0
+    for start in range(0, rows, STRIP):
+        for c in range(0, channels, lanes(px)):
+            n = channels - c
+            center, total = load(p_mean, c, n), load(p_m2, c, n)
+            for r in range(start, min(start + STRIP, rows)):
+                deviation = subtract(load(px, r * ldx + c, n), center)
+                total = multiply_add(deviation, deviation, total)
+            store(p_m2, c, n, total)
 
 
 @kernel("void(T[::1], i8, i8, i8, i8, T[::1])", parallel=True)

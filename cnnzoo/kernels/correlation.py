@@ -3,7 +3,7 @@
 import numpy as np
 from numba import get_thread_id, prange
 
-from cnnzoo.kernels.batch_norm import batch_norm_gradient_block, block_statistics
+from cnnzoo.kernels.batch_norm import STRIP, batch_norm_gradient_block, block_statistics
 from cnnzoo.kernels.blocks import block_count, padded_ld
 from cnnzoo.kernels.compile import kernel, worker
 from cnnzoo.kernels.convolution import SCALE_MASKED, SCALE_SHIFT_RELU
@@ -14,7 +14,7 @@ from cnnzoo.kernels.vectors import copy_run, panel_width, zero_run
 
 ROW_BLOCK = 96  # the most pixels of a block; a multiple of every TILE_ROWS
 EPILOGUE_COLUMNS = 128  # columns multiplied before an epilogue takes them: ROW_BLOCK x so many float32 are 48 KiB
-STRIP = 8  # rows of an epilogue, in which neighboring channels are taken one after the other
+SHALLOW = 64  # products of so few terms wait for the lines that they write: those of the next block are asked for
 DEPTH_BLOCK = 512  # ROW_BLOCK x DEPTH_BLOCK float32 is 192 KiB, within every second-level cache
 
 # A correlation's geometry travels as one int64 array; these are its fields. The grid is the set of positions that are
@@ -58,6 +58,34 @@ def _contiguous_taps(g, tap, last, ldx):
 
 
 @worker
+def _gather_row(x, row_at, ldx, width, w, step, count, low, high, kind, coefficients, channels, out, to, ld):
+    """Write the run of each of `count` positions of a grid row: the first reads from pixel `w` of the image's row on.
+
+    A run is elements `low` to `high` from its pixel on. Those that lie in the row are written first, in a plain loop.
+    """
+    first = min(count, max(0, block_count(-(low // channels) - w, step)))
+    last = max(first, min(count, (width - block_count(high, channels) - w) // step + 1))
+    at = row_at + w * ldx + low
+    if kind == SCALE_SHIFT_RELU:
+        for p in range(first, last):
+            transform_run(x, at + p * step * ldx, coefficients, channels, low, high - low, out, to + p * ld + low)
+    else:
+        for p in range(first, last):
+            copy_run(x, at + p * step * ldx, out, to + p * ld + low, high - low)
+    for k in range(count - (last - first)):
+        p = k if k < first else k + last - first
+        v = w + p * step
+        begin, end = max(low, -v * channels), min(high, (width - v) * channels)
+        to_p = to + p * ld
+        if begin < end:
+            zero_run(out, to_p + low, begin - low)
+            copy_run(x, row_at + v * ldx + begin, out, to_p + begin, end - begin)
+            zero_run(out, to_p + end, high - end)
+        else:
+            zero_run(out, to_p + low, high - low)
+
+
+@worker
 def gather_block(g, first, count, k_from, k_to, x, ldx, kind, coefficients, out, out_at, ld):
     """Write columns k_from .. k_to of the im2col rows of grid positions first .. first + count, `ld` apart.
 
@@ -74,27 +102,22 @@ def gather_block(g, first, count, k_from, k_to, x, ldx, kind, coefficients, out,
         image, rest = divmod(first, grid_height * grid_width)
         i, j = divmod(rest, grid_width)
         to = out_at + tap * channels - k_from
-        for _ in range(count):
+        left = count
+        while left > 0:
+            n = min(grid_width - j, left)
             h, w = i * step + row_offset, j * step + column_offset
-            at = ((image * height + h) * width + w) * ldx
-            # Of the run, what lies in a row of the image.
-            begin, end = max(low, -w * channels), min(high, (width - w) * channels)
-            if h < 0 or h >= height or begin >= end:
-                zero_run(out, to + low, high - low)
-            elif kind == SCALE_SHIFT_RELU:
-                transform_run(x, at + low, coefficients, channels, low, high - low, out, to + low)
+            if 0 <= h < height:
+                row_at = (image * height + h) * width * ldx
+                _gather_row(x, row_at, ldx, width, w, step, n, low, high, kind, coefficients, channels, out, to, ld)
             else:
-                if begin > low:
-                    zero_run(out, to + low, begin - low)
-                copy_run(x, at + begin, out, to + begin, end - begin)
-                if end < high:
-                    zero_run(out, to + end, high - end)
-            to += ld
-            j += 1
-            if j == grid_width:
-                i, j = i + 1, 0
-                if i == grid_height:
-                    image, i = image + 1, 0
+                for p in range(n):
+                    zero_run(out, to + p * ld + low, high - low)
+            to += n * ld
+            left -= n
+            j = 0
+            i += 1
+            if i == grid_height:
+                image, i = image + 1, 0
         tap += taps
 
 
@@ -166,11 +189,17 @@ def _correlate_block(
         if not in_place:
             gather_block(g, first, count, k, k + d, x, ldx, kind, coefficients, scratch, scratch_at, ld)
             a, a_at, lda = scratch, scratch_at, ld
-        if kind == SCALE_MASKED and k == 0:  # a branch: a product that asks for nothing is faster without the loop
+        # Branches: a product that asks for nothing is faster without the loop.
+        if kind == SCALE_MASKED and k == 0:
             read = Region(pointer(z), first * ldz + column, ldz, count, columns, False)
             written = Region(pointer(y), first * ldy + column, ldy, count, columns, True)
             multiply_block(
                 count, columns, d, a, a_at, lda, 1, b, panels_at, panel_stride, out, out_at, ldo, add, (read, written)
+            )
+        elif direct and depth <= SHALLOW:
+            written = Region(pointer(y), (first + g[ROWS]) * ldy + column, ldy, count, columns, True)
+            multiply_block(
+                count, columns, d, a, a_at, lda, 1, b, panels_at, panel_stride, out, out_at, ldo, add, (written,)
             )
         else:
             multiply_block(count, columns, d, a, a_at, lda, 1, b, panels_at, panel_stride, out, out_at, ldo, add)
