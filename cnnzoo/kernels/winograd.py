@@ -43,6 +43,7 @@ from cnnzoo.kernels.costs import (
 )
 from cnnzoo.kernels.forms import BY_KERNEL_AND_STRIDE, FORMS, forms_of
 from cnnzoo.kernels.vectors import VECTOR_BYTES, panel_columns
+from cnnzoo.kernels.winograd_panels import correlate_panels, part_rows
 from cnnzoo.kernels.winograd_passes import (
     BLOCK,
     PAD,
@@ -58,7 +59,9 @@ from cnnzoo.kernels.winograd_weights import correlate_tile_weights, transform_pa
 MINIMUM_TASKS = 32  # work is cut into so many tasks where the shape allows, for machines of many cores
 BLOCK_TILES = 16  # tiles of a block, about: with 256 channels their transforms take six tenths of a 1 MiB cache
 LARGEST_BLOCK = 96  # tiles of a block that holds whole rows of tiles, so that it is a run of output pixels
-LARGEST_REPETITION = 2  # inputs that more tasks need than this are transformed once for all of them
+LARGEST_REPETITION = 2  # what more tasks need than this is transformed once for all of them
+PANEL_TASKS = 16  # tasks that transform their weights themselves are so many at least
+PANEL_BYTES = 640 * 1024  # what such a task sums up, at most
 GRADIENT_TILES = 24  # tiles of a block of the weight gradient: fewer would load and store their sums too often
 CHANNEL_BLOCK = 64  # a weight gradient's task owns the square of it of channel pairs: 590 KB of sums of 36 products
 LARGEST_COLUMNS = 256  # output channels among them, at most
@@ -82,7 +85,7 @@ class _Correlation:
     slab : int
         Columns whose weights are transformed at a time.
     weights : int
-        Elements of a slab's transformed weights.
+        Elements of a slab's transformed weights; 0 where each task transforms those of its panel itself.
     group : int
         Columns a task takes: all of a slab, unless there are too few blocks of tiles.
     rows_per_block : int or None
@@ -112,35 +115,50 @@ class _Correlation:
         # Whole rows of tiles are runs of pixels; the last of an image may be lower, so then a block is whole images.
         unit = across if target[0] % tile == 0 else down * across
         is_run = unit <= LARGEST_BLOCK
-        tiles = max(1, BLOCK_TILES // unit) * unit if is_run else BLOCK_TILES
-        panel = products * (depth * width + PAD)
         panels = block_count(columns, width)
+        few = _few_tiles(images * down * across, unit, panels, products * width * itemsize) if is_run else 0
+        tiles = few or (max(1, BLOCK_TILES // unit) * unit if is_run else BLOCK_TILES)
+        panel = products * (depth * width + PAD)
         slab = block_count(panels, block_count(panels, max(1, SLAB_BYTES // (panel * itemsize))))
         blocks = block_count(images * down * across, tiles)
         groups = min(slab, block_count(MINIMUM_TASKS, blocks))
         inputs, outputs = products * (tiles * padded_ld(depth) + PAD), products * (tiles * width + PAD)
-        is_shared = groups * block_count(panels, slab) > LARGEST_REPETITION
+        is_shared = few > 0 or groups * block_count(panels, slab) > LARGEST_REPETITION
         geometry = [
             kernel, images, *source, depth, *target, columns, padding, down, across, tiles,
             form_index, products, tile, form.step,
         ]  # fmt: skip
         run = tiles * target[0] * target[1] // (down * across) if is_run else 0
+        scratch = outputs + run * width
+        if few:
+            scratch += products * (part_rows(depth) * width + PAD) + kernel**2 * part_rows(depth) * width
+        else:
+            scratch = max(scratch + (0 if is_shared else inputs), kernel**2 * WEIGHT_DEPTH * width)
         return _Correlation(
             geometry=np.array(geometry, np.int64),
             transposed=transposed,
             columns=columns,
             slab=slab * width,
-            weights=slab * panel,
+            weights=0 if few else slab * panel,
             group=block_count(slab, groups) * width,
             rows_per_block=run or None,
             inputs=blocks * inputs if is_shared else 0,
-            scratch=max(outputs + run * width + (0 if is_shared else inputs), kernel**2 * WEIGHT_DEPTH * width),
+            scratch=scratch,
         )
 
     @property
     def shared(self) -> int:
         """Elements that all threads share."""
         return self.weights + self.inputs
+
+
+def _few_tiles(tiles: int, unit: int, panels: int, row_bytes: int) -> int:
+    """Return the tiles of a block, in units, where so few meet each weight that tasks transform those of their panels.
+
+    0 where it is better done once for all. `row_bytes` are what the sums of a tile take in a panel.
+    """
+    block = min(tiles * panels // PANEL_TASKS, PANEL_BYTES // row_bytes, tiles) // unit * unit
+    return block if block > 0 and block_count(tiles, block) <= LARGEST_REPETITION else 0
 
 
 def _channel_blocks(s: ConvolutionShape, width: int) -> tuple[int, int]:
@@ -363,6 +381,12 @@ class Winograd:
         u, v, per_thread = _split(scratch, c.weights, c.inputs)
         if v.size > 0:
             transform_inputs(c.geometry, x, ldx, kind, coefficients, v)
+        if c.weights == 0:
+            correlate_panels(
+                c.geometry, w, c.transposed, kind, coefficients, z, ldz, v, y, ldy, accumulate,
+                bias, sums, c.rows_per_block, per_thread, c.scratch,
+            )  # fmt: skip
+            return
         for first in range(0, c.columns, c.slab):
             columns = min(c.slab, c.columns - first)
             transform_weights(c.geometry, w, c.transposed, first, columns, u, per_thread, c.scratch)

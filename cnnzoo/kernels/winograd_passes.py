@@ -49,11 +49,41 @@ def tile_place(g, tile):
 
 
 @worker
-def _gather_weights(g, w, at, row_stride, column_stride, count, u, to, matrix):
+def _gather_weights(g, w, at, row_stride, column_stride, count, u, to, matrix, past_cache):
     n = g[KERNEL]
-    gather_tile(
-        WEIGHTS, g[FORM], w, at, row_stride, column_stride, 0, n, 0, n, count, False, w, 0, 0, u, to, matrix, 1
-    )  # fmt: skip
+    if past_cache:
+        gather_tile(
+            WEIGHTS, g[FORM], w, at, row_stride, column_stride, 0, n, 0, n, count, False, w, 0, 0, u, to, matrix, 1
+        )  # fmt: skip
+    else:
+        gather_tile(
+            WEIGHTS, g[FORM], w, at, row_stride, column_stride, 0, n, 0, n, count, False, w, 0, 0, u, to, matrix, 0
+        )  # fmt: skip
+
+
+@worker
+def transform_panel(g, w, transposed, column, count, k_from, k_count, u, to, matrix, scratch, at, past_cache):
+    """Write G w G' for rows k_from .. k_from + k_count and the `count` columns of a panel; `w` as `transform_weights`.
+
+    Row k of the first product goes to ``u[to + k * panel width]``, and `matrix` elements lie between the products.
+    Transposed weights are packed at ``scratch[at]`` first.
+    """
+    kernel_size, depth, width = g[KERNEL], g[DEPTH], panel_width(w)
+    taps, tap, ldw = kernel_size * kernel_size, depth * g[COLUMNS], depth if transposed else g[COLUMNS]
+    if transposed:
+        size = k_count * width
+        for t in range(taps):
+            pack_columns(k_count, count, w, t * tap + column * ldw + k_from, ldw, scratch, at + t * size, size)
+        last_tap = at + (taps - 1) * size
+        for k in range(k_count):
+            to_k = to + k * width
+            _gather_weights(
+                g, scratch, last_tap + k * width, -kernel_size * size, -size, count, u, to_k, matrix, past_cache
+            )
+    else:
+        for k in range(k_count):
+            at_k = (k_from + k) * ldw + column
+            _gather_weights(g, w, at_k, kernel_size * tap, tap, count, u, to + k * width, matrix, past_cache)
 
 
 @kernel("void(i8[::1], T[::1], bool_, i8, i8, T[::1], T[::1], i8)", parallel=True)
@@ -64,30 +94,17 @@ def transform_weights(g, w, transposed, first, columns, u, scratch, scratch_stri
     half a turn. `first` is a multiple of the panel width, and `u` is aligned to vectors: it is written past the caches,
     since to write what another core has read lately takes ten times as long.
     """
-    kernel_size, depth, width = g[KERNEL], g[DEPTH], panel_width(w)
-    taps, ldw = kernel_size * kernel_size, depth if transposed else g[COLUMNS]
+    depth, width = g[DEPTH], panel_width(w)
     chunks = block_count(depth, WEIGHT_DEPTH)
-    tap = depth * g[COLUMNS]
     matrix = depth * width + PAD
     for item in prange(block_count(columns, width) * chunks):
         panel, chunk = np.int64(item) // chunks, np.int64(item) % chunks
         column, k_from = panel * width, chunk * WEIGHT_DEPTH
-        count, k_count = min(width, columns - column), min(WEIGHT_DEPTH, depth - k_from)
-        to = panel * g[PRODUCTS] * matrix + k_from * width
-        if transposed:
-            size = WEIGHT_DEPTH * width
-            at = np.int64(get_thread_id()) * scratch_stride
-            for t in range(taps):
-                start = t * tap + (first + column) * ldw + k_from
-                pack_columns(k_count, count, w, start, ldw, scratch, at + t * size, size)
-            at += (taps - 1) * size
-            for k in range(k_count):
-                taps_at = at + k * width
-                _gather_weights(g, scratch, taps_at, -kernel_size * size, -size, count, u, to + k * width, matrix)
-        else:
-            at = k_from * ldw + first + column
-            for k in range(k_count):
-                _gather_weights(g, w, at + k * ldw, kernel_size * tap, tap, count, u, to + k * width, matrix)
+        transform_panel(
+            g, w, transposed, first + column, min(width, columns - column), k_from, min(WEIGHT_DEPTH, depth - k_from),
+            u, panel * g[PRODUCTS] * matrix + k_from * width, matrix,
+            scratch, np.int64(get_thread_id()) * scratch_stride, True,
+        )  # fmt: skip
         finish_stores()
 
 
@@ -132,7 +149,7 @@ def _scatter_outputs(g, first, count, m, m_at, ldm, matrix, y, y_at, ldy, column
 
 
 @worker
-def _block_elements(g, channels):
+def block_elements(g, channels):
     """Elements between the transformed inputs of two products of a block, and all of the block."""
     matrix = g[BLOCK] * padded_ld(channels) + PAD
     return matrix, g[PRODUCTS] * matrix
@@ -148,7 +165,7 @@ def transform_inputs(g, x, ldx, kind, coefficients, v):
     for item in prange(blocks * chunks):
         block, channel = np.int64(item) // chunks, np.int64(item) % chunks * INPUT_CHANNELS
         first = block * g[BLOCK]
-        matrix, elements = _block_elements(g, g[DEPTH])
+        matrix, elements = block_elements(g, g[DEPTH])
         gather_inputs(
             g, first, min(g[BLOCK], all_tiles(g) - first), x, ldx, kind, coefficients,
             channel, min(INPUT_CHANNELS, g[DEPTH] - channel), v, block * elements + channel, padded_ld(g[DEPTH]),
@@ -171,6 +188,40 @@ def first_row_of_block(g, block, step, height, width):
 
 
 @worker
+def finish_panel(
+    g, first, count, column, columns, m, m_at, kind, coefficients, z, ldz, y, ldy, accumulate, bias, sums, sums_at,
+    first_row, rows,
+):  # fmt: skip
+    """y (+)= epilogue(A' m A + bias) for tiles first .. first + count and the columns of a panel.
+
+    The products at ``m[m_at]``, [PRODUCTS][BLOCK][panel width] with PAD after each, are of a block of tiles; its rows
+    of y begin with `first_row`.
+    """
+    width = panel_width(y)
+    m_matrix = g[BLOCK] * width + PAD
+    run_at = m_at + g[PRODUCTS] * m_matrix
+    out, out_at, ldo, add = y, column, ldy, accumulate
+    if kind == SCALE_MASKED:
+        out, out_at, ldo, add = m, run_at - first_row * width, width, False
+    _scatter_outputs(g, first, count, m, m_at, width, m_matrix, out, out_at, ldo, column, columns, add, bias)
+    if kind == SCALE_MASKED:
+        batch_norm_gradient_block(
+            m, run_at, width, z, first_row * ldz + column, ldz, coefficients, g[COLUMNS], column, columns, rows, rows,
+            y, first_row * ldy + column, ldy, accumulate, sums, sums_at,
+        )  # fmt: skip
+
+
+@worker
+def finish_statistics(g, column, columns, kind, y, ldy, sums, sums_at, first_row, rows):
+    """Write mean and M2 of columns of a block's rows of y, unless `sums` is empty or the epilogue's."""
+    if sums.size > 0 and kind != SCALE_MASKED:
+        at = sums_at + column
+        m2_at = at + g[COLUMNS]
+        mean, m2 = sums[at : at + columns], sums[m2_at : m2_at + columns]
+        block_statistics(y[first_row * ldy + column :], ldy, rows, columns, mean, m2)
+
+
+@worker
 def _correlate_block(
     g, block, column, columns, x, ldx, reads, v, v_at, u, u_at, kind, coefficients, z, ldz, y, ldy, accumulate, bias,
     sums, rows_per_block, m, m_at,
@@ -178,7 +229,7 @@ def _correlate_block(
     size, depth, width = g[BLOCK], g[DEPTH], panel_width(y)
     first = block * size
     count = min(size, all_tiles(g) - first)
-    v_matrix, m_matrix, u_matrix = _block_elements(g, depth)[0], size * width + PAD, depth * width + PAD
+    v_matrix, m_matrix, u_matrix = block_elements(g, depth)[0], size * width + PAD, depth * width + PAD
     first_row, sums_at = block * rows_per_block, block * 2 * g[COLUMNS]
     rows = min(rows_per_block, g[IMAGES] * g[TARGET_HEIGHT] * g[TARGET_WIDTH] - first_row)
     products = g[PRODUCTS]
@@ -198,21 +249,11 @@ def _correlate_block(
                 count, n, depth, v, v_at + k * v_matrix, padded_ld(depth), 1, u, panel_at + k * u_matrix, 0,
                 m, m_at + k * m_matrix, width, False,
             )  # fmt: skip
-        run_at = m_at + products * m_matrix
-        out, out_at, ldo, add = y, at, ldy, accumulate
-        if kind == SCALE_MASKED:
-            out, out_at, ldo, add = m, run_at - first_row * width, width, False
-        _scatter_outputs(g, first, count, m, m_at, width, m_matrix, out, out_at, ldo, at, n, add, bias)
-        if kind == SCALE_MASKED:
-            batch_norm_gradient_block(
-                m, run_at, width, z, first_row * ldz + at, ldz, coefficients, g[COLUMNS], at, n, rows, rows,
-                y, first_row * ldy + at, ldy, accumulate, sums, sums_at,
-            )  # fmt: skip
-    if sums.size > 0 and kind != SCALE_MASKED:
-        at = sums_at + column
-        m2_at = at + g[COLUMNS]
-        mean, m2 = sums[at : at + columns], sums[m2_at : m2_at + columns]
-        block_statistics(y[first_row * ldy + column :], ldy, rows, columns, mean, m2)
+        finish_panel(
+            g, first, count, at, n, m, m_at, kind, coefficients, z, ldz, y, ldy, accumulate, bias, sums, sums_at,
+            first_row, rows,
+        )  # fmt: skip
+    finish_statistics(g, column, columns, kind, y, ldy, sums, sums_at, first_row, rows)
 
 
 @kernel(
@@ -239,7 +280,7 @@ def correlate_tiles(
     for item in prange(blocks * groups):
         block, j = np.int64(item) % blocks, np.int64(item) // blocks * group
         at = np.int64(get_thread_id()) * scratch_stride
-        matrix, elements = _block_elements(g, g[DEPTH])
+        matrix, elements = block_elements(g, g[DEPTH])
         inputs, inputs_at, m_at, reads = v, block * elements, at, 0
         if v.size == 0:
             inputs, inputs_at, m_at, reads = scratch, at, at + elements, rows_of_block(g, g[STEP], g[SOURCE_WIDTH])

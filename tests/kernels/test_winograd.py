@@ -213,6 +213,20 @@ def test_what_a_weight_gradient_shares_in_slices(dtype, shape, margin, seed):
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
+@given(shape=shapes(channels=140, largest_image=12), margin=margins, seed=seeds, biased=st.booleans())
+def test_tasks_that_transform_their_weights_themselves(dtype, shape, margin, seed, biased):
+    """With all that is done on the side, in one block of tiles or in several."""
+    with mock.patch.multiple(winograd, PANEL_TASKS=1, PANEL_BYTES=2**18, LARGEST_REPETITION=100):
+        plan = Winograd(shape, dtype)
+        assume(plan._forward.weights == plan._gradient.weights == 0)
+        assert_all_passes(Winograd, shape, dtype, seed, margin, errors)
+        assert_bias_is_added(Winograd, shape, dtype, seed, margin, biased, errors)
+        assert_statistics(Winograd, shape, dtype, seed, margin, biased)
+        assert_batch_norm_on_load(Winograd, shape, dtype, seed, margin, errors)
+        assert_batch_norm_gradient_on_store(Winograd, shape, dtype, seed, margin, errors)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
 @given(shape=shapes(largest_image=9), margin=margins, seed=seeds, accumulate=st.booleans())
 def test_bias(dtype, shape, margin, seed, accumulate):
     assert_bias_is_added(Winograd, shape, dtype, seed, margin, accumulate, errors)
@@ -281,8 +295,10 @@ def test_fixed_shapes_take_every_path(dtype):
     assert {plan._weights.inputs > 0 for plan in plans} == {False, True}
     assert any(plan._weights.inputs == 0 and blocks_of_tiles(plan) > plan._weights.slots for plan in plans)
     assert {plan._weights.row_block < plan.shape.in_channels for plan in plans} == {False, True}
-    assert {plan._forward.slab < plan.shape.out_channels for plan in plans} == {False, True}
-    assert {plan._forward.group < plan._forward.slab for plan in plans} == {False, True}
+    assert {plan._forward.weights == 0 for plan in plans} == {False, True}
+    once_for_all = [plan._forward for plan in plans if plan._forward.weights > 0]
+    assert {forward.slab < forward.columns for forward in once_for_all} == {False, True}
+    assert {forward.group < forward.slab for forward in once_for_all} == {False, True}
     assert {plan.statistics_rows is None for plan in plans} == {False, True}
 
 
