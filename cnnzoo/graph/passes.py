@@ -3,13 +3,13 @@
 Each takes a graph and returns one; operators that are merged are used up with the graph they came from.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from cnnzoo.graph.algorithms import choose_algorithms
-from cnnzoo.graph.operator import Loan
+from cnnzoo.graph.operator import Loan, Operator
 from cnnzoo.graph.operators.activation import ReLU
 from cnnzoo.graph.operators.batch_norm import BatchNorm
-from cnnzoo.graph.operators.convolution import Convolution
+from cnnzoo.graph.operators.convolution import Convolution, WeightedSum
 from cnnzoo.graph.operators.depthwise import Depthwise
 from cnnzoo.graph.operators.elementwise import Add, Concatenation
 from cnnzoo.graph.operators.pooling import MaxPool
@@ -52,22 +52,15 @@ def fuse_batch_norm_add(graph: Graph) -> Graph:
 
 def fuse_batch_norm_relu(graph: Graph) -> Graph:
     """Merge a batch norm, with its addition if any, with the ReLU that alone reads it."""
-    consumers = graph.consumers()
-    outputs = {}
-    for node in graph.nodes:
-        readers = consumers[node.output]
-        if isinstance(node.operator, BatchNorm) and len(readers) == 1 and isinstance(readers[0].operator, ReLU):
-            outputs[node] = readers[0]
-    used = set(outputs.values())
-    nodes = []
-    for node in graph.nodes:
-        if node in outputs:
-            assert isinstance(node.operator, BatchNorm)
-            node.operator.relu = True
-            nodes.append(Node(node.operator, node.inputs, outputs[node].output))
-        elif node not in used:
-            nodes.append(node)
-    return graph.rewritten(nodes)
+    return _merge_with_relu(graph, lambda operator: isinstance(operator, BatchNorm))
+
+
+def fuse_convolution_relu(graph: Graph) -> Graph:
+    """Merge a convolution or linear layer that has a bias with the ReLU that alone reads it.
+
+    Forward takes the maximum where it adds the bias, and backward the bias's gradient where it applies the mask.
+    """
+    return _merge_with_relu(graph, lambda operator: isinstance(operator, WeightedSum) and operator.has_bias)
 
 
 def fuse_relu_max_pool(graph: Graph) -> Graph:
@@ -153,6 +146,26 @@ def _loads_each_value_once(operator: Convolution, x: Extent) -> bool:
     return is_pointwise or isinstance(operator, Depthwise) or set(algorithms) == {Winograd.name}
 
 
+def _merge_with_relu(graph: Graph, takes_relu: Callable[[Operator], bool]) -> Graph:
+    """Merge each node whose operator can have a `relu`, which is set, with the ReLU that alone reads it."""
+    consumers = graph.consumers()
+    outputs = {}
+    for node in graph.nodes:
+        readers = consumers[node.output]
+        if takes_relu(node.operator) and len(readers) == 1 and isinstance(readers[0].operator, ReLU):
+            outputs[node] = readers[0]
+    used = set(outputs.values())
+    nodes = []
+    for node in graph.nodes:
+        if node in outputs:
+            assert isinstance(node.operator, BatchNorm | WeightedSum)
+            node.operator.relu = True
+            nodes.append(Node(node.operator, node.inputs, outputs[node].output))
+        elif node not in used:
+            nodes.append(node)
+    return graph.rewritten(nodes)
+
+
 def _is_plain_batch_norm(node: Node) -> bool:
     return isinstance(node.operator, BatchNorm) and not node.operator.add and not node.operator.relu
 
@@ -161,6 +174,7 @@ DEFAULT_PASSES = (
     fuse_batch_norm_add,
     fuse_batch_norm_relu,
     fuse_relu_max_pool,
+    fuse_convolution_relu,
     collect_statistics,
     apply_batch_norm_on_load,
 )

@@ -9,13 +9,14 @@ import math
 import numpy as np
 from numba import prange
 
-from cnnzoo.kernels.blocks import block_count, block_rows, row
+from cnnzoo.kernels.blocks import STRIP, block_count, block_rows, row
 from cnnzoo.kernels.compile import kernel, worker
+from cnnzoo.kernels.elementwise import add_partials
 from cnnzoo.kernels.simd import add, lanes, load, pointer, positive_part, store, where_positive
 
 
 @worker
-def _relu_rows(x, ldx, y, ldy, first, last, channels):
+def relu_rows(x, ldx, y, ldy, first, last, channels):
     for r in range(first, last):
         for c in range(0, channels, lanes(y)):
             n = channels - c
@@ -28,7 +29,7 @@ def relu_forward(x, ldx, y, ldy, rows, channels):
     size = block_rows(channels)
     for block in prange(block_count(rows, size)):
         first = np.int64(block) * size
-        _relu_rows(pointer(x), ldx, pointer(y), ldy, first, min(first + size, rows), channels)
+        relu_rows(pointer(x), ldx, pointer(y), ldy, first, min(first + size, rows), channels)
 
 
 @worker
@@ -50,6 +51,34 @@ def relu_backward(dy, lddy, y, ldy, dx, lddx, rows, channels, accumulate):
         first = np.int64(block) * size
         last = min(first + size, rows)
         _relu_backward_rows(pointer(dy), lddy, pointer(y), ldy, pointer(dx), lddx, first, last, channels, accumulate)
+
+
+@worker
+def _rectify_gradient_rows(dy, lddy, y, ldy, first, last, channels, sums):
+    for start in range(first, last, STRIP):
+        for c in range(0, channels, lanes(y)):
+            n = channels - c
+            total = load(sums, c, n)
+            for r in range(start, min(start + STRIP, last)):
+                value = where_positive(load(y, r * ldy + c, n), load(dy, r * lddy + c, n))
+                store(dy, r * lddy + c, n, value)
+                total = add(total, value)
+            store(sums, c, n, total)
+
+
+@kernel("void(T[::1], i8, T[::1], i8, i8, i8, T[::1], T[::1], bool_)", parallel=True)
+def rectify_gradient(dy, lddy, y, ldy, rows, channels, partials, sums, accumulate):
+    """dy = dy where the output y > 0, else 0; and its sum over rows as `sum_rows` takes it, a bias's gradient."""
+    size = block_rows(channels)
+    blocks = block_count(rows, size)
+    for block in prange(blocks):
+        first = np.int64(block) * size
+        partial = row(partials, channels, block, channels)
+        partial[:] = 0
+        _rectify_gradient_rows(
+            pointer(dy), lddy, pointer(y), ldy, first, min(first + size, rows), channels, pointer(partial)
+        )
+    add_partials(partials, blocks, sums, accumulate)
 
 
 SIGMOID, TANH = range(2)

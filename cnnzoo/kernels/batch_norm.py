@@ -29,7 +29,7 @@ import math
 import numpy as np
 from numba import prange
 
-from cnnzoo.kernels.blocks import block_count, block_rows, row
+from cnnzoo.kernels.blocks import STRIP, block_count, block_rows, row
 from cnnzoo.kernels.compile import kernel, worker
 from cnnzoo.kernels.simd import (
     add,
@@ -45,7 +45,6 @@ from cnnzoo.kernels.simd import (
     zeros,
 )
 
-STRIP = 8  # rows whose sum of a vector of channels stays in a register, before that of the next vector
 ROWS_AHEAD = 6  # rows are asked for so long before they are read: those of a concatenation's parts lie apart
 
 

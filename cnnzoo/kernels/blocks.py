@@ -5,6 +5,9 @@ from numba.extending import register_jitable
 BLOCK_ELEMENTS = 16384
 """Elements of a block, about: 64 KB of float32 stay in a core's cache between two passes over them."""
 
+STRIP = 8
+"""Rows whose sum of a vector of channels stays in a register, before that of the next vector."""
+
 
 @register_jitable
 def block_rows(channels):

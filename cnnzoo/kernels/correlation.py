@@ -3,8 +3,8 @@
 import numpy as np
 from numba import get_thread_id, prange
 
-from cnnzoo.kernels.batch_norm import STRIP, batch_norm_gradient_block, block_statistics
-from cnnzoo.kernels.blocks import block_count, padded_ld
+from cnnzoo.kernels.batch_norm import batch_norm_gradient_block, block_statistics
+from cnnzoo.kernels.blocks import STRIP, block_count, padded_ld
 from cnnzoo.kernels.compile import kernel, worker
 from cnnzoo.kernels.convolution import SCALE_MASKED, SCALE_SHIFT_RELU
 from cnnzoo.kernels.gemm import multiply_block, pack_rows, pack_tap, pack_taps, pack_tasks
@@ -138,11 +138,27 @@ def _scatter_block(g, first, count, column, columns, block, block_at, ld, y, ldy
 
 
 @worker
-def finish_rows(y, ldy, first, rows, column, columns, bias, statistics, block, all_columns):
-    """Add `bias` to columns of rows of y, and write their `statistics` as those of `block`; each unless it is empty."""
-    if bias.size > 0:
+def _finish_run(bias, bias_at, rectify, y, y_at, count):
+    pb, py = pointer(bias), pointer(y)
+    for c in range(0, count, lanes(py)):
+        n = count - c
+        value = load(py, y_at + c, n)
+        if bias.size > 0:
+            value = add(value, load(pb, bias_at + c, n))
+        if rectify:
+            value = positive_part(value)
+        store(py, y_at + c, n, value)
+
+
+@worker
+def finish_rows(y, ldy, first, rows, column, columns, bias, rectify, statistics, block, all_columns):
+    """Add `bias` to columns of rows of y, take max(0, y) if `rectify`, write their `statistics` as those of `block`.
+
+    `bias` and `statistics` may be empty.
+    """
+    if bias.size > 0 or rectify:
         for r in range(first, first + rows):
-            add_run(bias, column, y, r * ldy + column, columns)
+            _finish_run(bias, column, rectify, y, r * ldy + column, columns)
     if statistics.size > 0:
         mean_at = block * 2 * all_columns + column
         m2_at = mean_at + all_columns
@@ -161,7 +177,7 @@ def is_pixel_matrix_product(g, itemsize, ldx, kind):
 @worker
 def _correlate_block(
     g, block, column, columns, x, ldx, w, taps, transposed, panels, kind, coefficients, z, ldz,
-    y, ldy, accumulate, bias, sums, scratch, scratch_at,
+    y, ldy, accumulate, bias, rectify, sums, scratch, scratch_at,
 ):  # fmt: skip
     first = block * g[ROWS]
     count = min(g[ROWS], g[IMAGES] * g[GRID_HEIGHT] * g[GRID_WIDTH] - first)
@@ -213,22 +229,22 @@ def _correlate_block(
     elif not direct:
         _scatter_block(g, first, count, column, columns, out, out_at, ldo, y, ldy, accumulate)
     if kind != SCALE_MASKED:
-        finish_rows(y, ldy, first, count, column, columns, bias, sums, block, g[COLUMNS])
+        finish_rows(y, ldy, first, count, column, columns, bias, rectify, sums, block, g[COLUMNS])
 
 
 @kernel(
     "void(i8[::1], T[::1], i8, i8, T[::1], T[::1], i8, T[::1], i8[::1], bool_, T[::1], i8, "
-    "T[::1], i8, bool_, T[::1], T[::1], T[::1], i8)",
+    "T[::1], i8, bool_, T[::1], bool_, T[::1], T[::1], i8)",
     parallel=True,
 )
 def correlate(
     g, x, ldx, kind, coefficients, z, ldz, w, taps, transposed, panels, group,
-    y, ldy, accumulate, bias, sums, scratch, scratch_stride,
+    y, ldy, accumulate, bias, rectify, sums, scratch, scratch_stride,
 ):  # fmt: skip
     """y (+)= the correlation of x with the weights, at the grid positions of geometry `g`; see above.
 
     `kind` says to what `coefficients` apply: to x, a prologue, or to the correlation, an epilogue with `z` the batch
-    norm's input; the latter takes a TARGET_STEP of 1 and no bias.
+    norm's input; the latter takes a TARGET_STEP of 1 and no bias. If `rectify`, y = max(0, that).
 
     Tap t of the weights begins at ``w[taps[t]]``: a matrix [channels, columns], or [columns, channels] if `transposed`.
     All are packed into `panels` first, in tasks of their own. If `panels` is empty, each task packs what it multiplies
@@ -250,7 +266,7 @@ def correlate(
         for j in range(column, last, step):
             _correlate_block(
                 g, block, j, min(step, last - j), x, ldx, w, taps, transposed, panels, kind, coefficients, z, ldz,
-                y, ldy, accumulate, bias, sums, scratch, np.int64(get_thread_id()) * scratch_stride,
+                y, ldy, accumulate, bias, rectify, sums, scratch, np.int64(get_thread_id()) * scratch_stride,
             )  # fmt: skip
 
 

@@ -46,8 +46,9 @@ def _gather_images(pixels, first, count, x, ldx, channel, channels, kind, coeffi
 
 @worker
 def _correlate_images(
-    g, block, column, columns, x, ldx, kind, coefficients, panels, y, ldy, accumulate, bias, statistics, scratch, at
-):
+    g, block, column, columns, x, ldx, kind, coefficients, panels, y, ldy, accumulate, bias, rectify, statistics,
+    scratch, at,
+):  # fmt: skip
     depth, taps, targets = g[DEPTH], g[TAPS], g[TARGET_PIXELS]
     first = block * BLOCK_IMAGES
     count = min(BLOCK_IMAGES, g[IMAGES] - first)
@@ -64,23 +65,23 @@ def _correlate_images(
         )  # fmt: skip
         previous = p
     rows = count * targets
-    finish_rows(y, ldy, first * targets, rows, column, columns, bias, statistics, block, g[COLUMNS])
+    finish_rows(y, ldy, first * targets, rows, column, columns, bias, rectify, statistics, block, g[COLUMNS])
 
 
 @kernel(
-    "void(i8[::1], T[::1], i8, i8, T[::1], T[::1], i8[::1], bool_, T[::1], i8, T[::1], i8, bool_, T[::1], T[::1], "
-    "T[::1], i8)",
+    "void(i8[::1], T[::1], i8, i8, T[::1], T[::1], i8[::1], bool_, T[::1], i8, T[::1], i8, bool_, T[::1], bool_, "
+    "T[::1], T[::1], i8)",
     parallel=True,
 )
 def correlate_positions(
-    g, x, ldx, kind, coefficients, w, tap_places, transposed, panels, group, y, ldy, accumulate, bias, statistics,
-    scratch, scratch_stride,
+    g, x, ldx, kind, coefficients, w, tap_places, transposed, panels, group, y, ldy, accumulate, bias, rectify,
+    statistics, scratch, scratch_stride,
 ):  # fmt: skip
-    """y (+)= bias + the sum over the pairs of geometry `g` of prologue(x) times their tap; every target has a pair.
+    """y (+)= bias + the sum over the pairs of geometry `g` of prologue(x) times their tap; max(0, that) if `rectify`.
 
-    Tap t of the weights begins at ``w[tap_places[t]]``: [DEPTH, COLUMNS], or [COLUMNS, DEPTH] if `transposed`; all are
-    packed into `panels` first. Tasks are blocks of images by `group` columns, a multiple of the panel width. `bias` and
-    `statistics` may be empty; the latter are [blocks][mean, M2][COLUMNS].
+    Every target has a pair. Tap t of the weights begins at ``w[tap_places[t]]``: [DEPTH, COLUMNS], or [COLUMNS, DEPTH]
+    if `transposed`; all are packed into `panels` first. Tasks are blocks of images by `group` columns, a multiple of
+    the panel width. `bias` and `statistics` may be empty; the latter are [blocks][mean, M2][COLUMNS].
     """
     blocks, groups = block_count(g[IMAGES], BLOCK_IMAGES), block_count(g[COLUMNS], group)
     for item in prange(pack_tasks(g[TAPS], g[DEPTH], g[COLUMNS])):
@@ -89,7 +90,7 @@ def correlate_positions(
         block, column = np.int64(task) % blocks, np.int64(task) // blocks * group
         _correlate_images(
             g, block, column, min(group, g[COLUMNS] - column), x, ldx, kind, coefficients, panels,
-            y, ldy, accumulate, bias, statistics, scratch, np.int64(get_thread_id()) * scratch_stride,
+            y, ldy, accumulate, bias, rectify, statistics, scratch, np.int64(get_thread_id()) * scratch_stride,
         )  # fmt: skip
 
 
@@ -236,18 +237,23 @@ class Dense:
             "weight_gradient": Scratch(0, BLOCK_IMAGES * block),
         }
 
-    def forward(self, x, ldx, w, y, ldy, scratch, prologue=None, accumulate=False, bias=None, statistics=None):
-        """y (+)= correlate(prologue(x), w) + b."""
+    def forward(
+        self, x, ldx, w, y, ldy, scratch, prologue=None, accumulate=False, bias=None, statistics=None, rectify=False
+    ):
+        """y (+)= correlate(prologue(x), w) + b, or max(0, that) if `rectify`."""
         bias = self._nothing if bias is None else bias
         statistics = self._nothing if statistics is None else statistics
         on_x = prologue or self._plain
-        self._correlate("forward", self._forward, x, ldx, on_x, w, y, ldy, accumulate, bias, statistics, scratch)
+        self._correlate(
+            "forward", self._forward, x, ldx, on_x, w, y, ldy, accumulate, bias, rectify, statistics, scratch
+        )
 
     def input_gradient(self, dy, lddy, w, dx, lddx, scratch, epilogue=None, accumulate=False):
         """dx (+)= the adjoint of `forward` in x, applied to dy; it takes no epilogue."""
         assert epilogue is None
         nothing, name = self._nothing, "input_gradient"
-        self._correlate(name, self._gradient, dy, lddy, self._plain, w, dx, lddx, accumulate, nothing, nothing, scratch)
+        operands = dy, lddy, self._plain, w, dx, lddx
+        self._correlate(name, self._gradient, *operands, accumulate, nothing, False, nothing, scratch)
 
     def weight_gradient(self, x, ldx, dy, lddy, dw, scratch, prologue=None, accumulate=False):
         """dw (+)= the adjoint of `forward` in w, from prologue(x) and dy."""
@@ -257,13 +263,13 @@ class Dense:
             scratch, self.scratch["weight_gradient"].each,
         )  # fmt: skip
 
-    def _correlate(self, name, geometry, x, ldx, on_x, w, y, ldy, accumulate, bias, statistics, scratch):
+    def _correlate(self, name, geometry, x, ldx, on_x, w, y, ldy, accumulate, bias, rectify, statistics, scratch):
         panels, per_thread = np.split(scratch, [self.scratch[name].shared])
         width = panel_columns(self.dtype.itemsize)
         column_panels = block_count(int(geometry[COLUMNS]), width)
         groups = min(column_panels, block_count(MINIMUM_TASKS, block_count(self.shape.images, BLOCK_IMAGES)))
         correlate_positions(
             geometry, x, ldx, on_x.kind, on_x.coefficients, w, self._places, name == "input_gradient", panels,
-            block_count(column_panels, groups) * width, y, ldy, accumulate, bias, statistics,
+            block_count(column_panels, groups) * width, y, ldy, accumulate, bias, rectify, statistics,
             per_thread, self.scratch[name].each,
         )  # fmt: skip

@@ -100,8 +100,10 @@ class DepthwiseConvolution:
         }
         self.statistics_rows = block_rows(shape.out_width * shape.out_channels) * shape.out_width
 
-    def forward(self, x, ldx, w, y, ldy, scratch, prologue=None, accumulate=False, bias=None, statistics=None):
-        """y (+)= correlate(prologue(x), w) + b, each channel by itself.
+    def forward(
+        self, x, ldx, w, y, ldy, scratch, prologue=None, accumulate=False, bias=None, statistics=None, rectify=False
+    ):
+        """y (+)= correlate(prologue(x), w) + b, each channel by itself, or max(0, that) if `rectify`.
 
         x and y are pixel matrices with leading dimensions `ldx` and `ldy`, `scratch` has
         ``scratch["forward"].size()`` elements, and `bias` is T[channels]. If `accumulate`, y is added to instead of
@@ -112,7 +114,7 @@ class DepthwiseConvolution:
         statistics = self._nothing if statistics is None else statistics
         depthwise_correlate(
             self._forward, self.shape.images, self.shape.in_channels, x, ldx, on_x.kind != PLAIN, on_x.coefficients,
-            w, bias, y, ldy, accumulate, statistics,
+            w, bias, y, ldy, accumulate, rectify, statistics,
         )  # fmt: skip
 
     def input_gradient(self, dy, lddy, w, dx, lddx, scratch, epilogue=None, accumulate=False):
@@ -120,7 +122,7 @@ class DepthwiseConvolution:
         assert epilogue is None
         depthwise_correlate(
             self._input_gradient, self.shape.images, self.shape.in_channels, dy, lddy, False, self._nothing,
-            w, self._nothing, dx, lddx, accumulate, self._nothing,
+            w, self._nothing, dx, lddx, accumulate, False, self._nothing,
         )  # fmt: skip
 
     def weight_gradient(self, x, ldx, dy, lddy, dw, scratch, prologue=None, accumulate=False):

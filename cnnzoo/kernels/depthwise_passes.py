@@ -3,6 +3,7 @@
 import numpy as np
 from numba import prange
 
+from cnnzoo.kernels.activation import relu_rows
 from cnnzoo.kernels.batch_norm import block_statistics
 from cnnzoo.kernels.blocks import block_count, block_rows, row
 from cnnzoo.kernels.compile import kernel, worker
@@ -145,14 +146,16 @@ def _band(g, r, last):
 
 
 @kernel(
-    "void(i8[::1], i8, i8, T[::1], i8, bool_, T[::1], T[::1], T[::1], T[::1], i8, bool_, T[::1])",
+    "void(i8[::1], i8, i8, T[::1], i8, bool_, T[::1], T[::1], T[::1], T[::1], i8, bool_, bool_, T[::1])",
     parallel=True,
 )
-def depthwise_correlate(g, images, channels, x, ldx, on_load, coefficients, w, bias, y, ldy, accumulate, statistics):
-    """y (+)= the correlation of geometry `g` of x with w, + bias; `bias` and `statistics` may be empty.
+def depthwise_correlate(
+    g, images, channels, x, ldx, on_load, coefficients, w, bias, y, ldy, accumulate, rectify, statistics
+):
+    """y (+)= the correlation of geometry `g` of x with w, + bias, max(0, that) if `rectify`.
 
-    If `on_load`, x is max(x scale + shift, 0), `coefficients` [scale, shift][channels]. Tasks are `block_rows` of
-    output rows; statistics are theirs, [blocks][mean, M2][channels].
+    `bias` and `statistics` may be empty. If `on_load`, x is max(x scale + shift, 0), `coefficients` [scale, shift]
+    [channels]. Tasks are `block_rows` of output rows; statistics are theirs, [blocks][mean, M2][channels].
     """
     size = block_rows(g[OUT_WIDTH] * channels)
     rows = images * g[OUT_HEIGHT]
@@ -172,6 +175,8 @@ def depthwise_correlate(g, images, channels, x, ldx, on_load, coefficients, w, b
                 for i in range(p, end):
                     _correlate_row(g, image, i, channels, px, ldx, on_load, pc, pw, pb, has_bias, py, ldy, accumulate)
             r += end - p
+        if rectify:
+            relu_rows(py, ldy, py, ldy, first * g[OUT_WIDTH], last * g[OUT_WIDTH], channels)
         if statistics.size > 0:
             pixels = (last - first) * g[OUT_WIDTH]
             mean = row(statistics, channels, 2 * np.int64(block), channels)

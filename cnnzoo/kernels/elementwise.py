@@ -3,7 +3,7 @@
 import numpy as np
 from numba import prange
 
-from cnnzoo.kernels.blocks import block_count, block_rows, row
+from cnnzoo.kernels.blocks import STRIP, block_count, block_rows, row
 from cnnzoo.kernels.compile import kernel, worker
 from cnnzoo.kernels.simd import add, lanes, load, pointer, store
 
@@ -49,12 +49,26 @@ def copy_rows(x, ldx, y, ldy, rows, channels, accumulate):
 
 @worker
 def _sum_rows(x, ldx, rows, channels, sums):
+    px, p = pointer(x), pointer(sums)
+    sums[:] = 0
+    for start in range(0, rows, STRIP):
+        for c in range(0, channels, lanes(px)):
+            n = channels - c
+            total = load(p, c, n)
+            for r in range(start, min(start + STRIP, rows)):
+                total = add(total, load(px, r * ldx + c, n))
+            store(p, c, n, total)
+
+
+@worker
+def add_partials(partials, blocks, y, accumulate):
+    """y[c] (+)= the sum of partials[blocks, channels], the blocks in order, in float64."""
+    channels = y.size
     for c in range(channels):
-        sums[c] = x[c]
-    for r in range(1, rows):
-        xr = row(x, ldx, r, channels)
-        for c in range(channels):
-            sums[c] += xr[c]
+        total = np.float64(y[c]) if accumulate else 0.0
+        for block in range(blocks):
+            total += partials[block * channels + c]
+        y[c] = total
 
 
 @kernel("void(T[::1], i8, i8, i8, T[::1], T[::1], bool_)", parallel=True)
@@ -69,11 +83,7 @@ def sum_rows(x, ldx, rows, channels, partials, y, accumulate):
     for block in prange(blocks):
         first = np.int64(block) * size
         _sum_rows(x[first * ldx :], ldx, min(size, rows - first), channels, row(partials, channels, block, channels))
-    for c in range(channels):
-        total = np.float64(y[c]) if accumulate else 0.0
-        for slot in range(blocks):
-            total += partials[slot * channels + c]
-        y[c] = total
+    add_partials(partials, blocks, y, accumulate)
 
 
 @worker

@@ -206,8 +206,10 @@ class Im2col:
             "weight_gradient": Scratch(self._slot_size, self._weight_scratch),
         }
 
-    def forward(self, x, ldx, w, y, ldy, scratch, prologue=None, accumulate=False, bias=None, statistics=None):
-        """y (+)= correlate(prologue(x), w) + b.
+    def forward(
+        self, x, ldx, w, y, ldy, scratch, prologue=None, accumulate=False, bias=None, statistics=None, rectify=False
+    ):
+        """y (+)= correlate(prologue(x), w) + b, or max(0, that).
 
         Parameters
         ----------
@@ -225,11 +227,13 @@ class Im2col:
         bias : ndarray of T[out_channels], optional
         statistics : ndarray of T, optional
             [ceil(out_pixels / statistics_rows)][mean, M2][out_channels], written.
+        rectify : bool
+            Take max(0, y).
         """
         bias = self._nothing if bias is None else bias
         sums = self._nothing if statistics is None else statistics
         fused = *(prologue or self._plain), self._nothing, 0
-        self._correlate(self._forward, False, x, ldx, w, y, ldy, scratch, fused, accumulate, bias, sums)
+        self._correlate(self._forward, False, x, ldx, w, y, ldy, scratch, fused, accumulate, bias, rectify, sums)
 
     def input_gradient(self, dy, lddy, w, dx, lddx, scratch, epilogue=None, accumulate=False):
         """dx (+)= epilogue(the adjoint of `forward` in x, applied to dy).
@@ -241,7 +245,7 @@ class Im2col:
         for phase in self._gradients:
             if accumulate and phase.depth == 0:  # pixels that no tap reads
                 continue
-            self._correlate(phase, True, dy, lddy, w, dx, lddx, scratch, fused, accumulate, self._nothing, sums)
+            self._correlate(phase, True, dy, lddy, w, dx, lddx, scratch, fused, accumulate, self._nothing, False, sums)
 
     def weight_gradient(self, x, ldx, dy, lddy, dw, scratch, prologue=None, accumulate=False):
         """dw (+)= the adjoint of `forward` in w, from prologue(x) and dy."""
@@ -254,11 +258,13 @@ class Im2col:
         if self._slots > 1:
             add_slots(slot_sums, self._slots, dw.size, dw, accumulate)
 
-    def _correlate(self, c: _Correlation, transposed, x, ldx, w, y, ldy, scratch, fused, accumulate, bias, sums):
+    def _correlate(
+        self, c: _Correlation, transposed, x, ldx, w, y, ldy, scratch, fused, accumulate, bias, rectify, sums
+    ):
         panels, per_thread = self._split(scratch, c.panels)
         correlate(
             c.geometry, x, ldx, *fused, w, c.taps, transposed, panels, c.group,
-            y, ldy, accumulate, bias, sums, per_thread, c.scratch,
+            y, ldy, accumulate, bias, rectify, sums, per_thread, c.scratch,
         )  # fmt: skip
 
     def _split(self, scratch: np.ndarray, shared: int) -> tuple[np.ndarray, np.ndarray]:

@@ -293,30 +293,43 @@ def _emit_gather(
 @intrinsic(prefer_literal=True)
 def scatter_tile(
     typingctx, transform, form, x, at, stride, out, out_at, row_stride, column_stride, rows, columns, channels, add,
-    bias, bias_at, has_bias,
+    bias, bias_at, has_bias, rectify,
 ):  # fmt: skip
     """out (+)= M X M' + bias for `channels` channels, at the first `rows` x `columns` elements of the result.
 
     M is as in `gather_tile`. Element k of X is at ``x[at + k * stride]``, in whole vectors. Element (i, j) of the
-    result goes to ``out[out_at + i * row_stride + j * column_stride]``, added if `add`; the bias begins at
-    ``bias[bias_at]``.
+    result goes to ``out[out_at + i * row_stride + j * column_stride]``, added if `add`, and max(0, that) if `rectify`;
+    the bias begins at ``bias[bias_at]``.
     """
     if not isinstance(transform, types.Literal):
         return None
     i64, flag = types.int64, types.boolean
-    signature = types.void(transform, i64, x, i64, i64, out, *[i64] * 6, flag, bias, i64, flag)
+    signature = types.void(transform, i64, x, i64, i64, out, *[i64] * 6, flag, bias, i64, flag, flag)
 
     def codegen(context, builder, signature, arguments):
         v = Vectors(context, builder, signature.args[2].dtype)
         at, stride = arguments[3:5]
         out_at, row_stride, column_stride, rows, columns, channels, add = arguments[6:13]
-        bias_at, has_bias = arguments[14:]
+        bias_at, has_bias, rectify = arguments[14:]
         x, out, bias = (data_pointer(context, builder, signature.args[k], arguments[k]) for k in (2, 5, 13))
         x, out, bias = v.pointer(x, at), v.pointer(out, out_at), v.pointer(bias, bias_at)
 
         def emit(matrix):
             _emit_scatter(
-                v, matrix, x, stride, out, row_stride, column_stride, rows, columns, channels, add, bias, has_bias
+                v,
+                matrix,
+                x,
+                stride,
+                out,
+                row_stride,
+                column_stride,
+                rows,
+                columns,
+                channels,
+                add,
+                bias,
+                has_bias,
+                rectify,
             )
 
         _for_form(builder, signature.args[0].literal_value, arguments[1], emit)
@@ -325,7 +338,9 @@ def scatter_tile(
     return signature, codegen
 
 
-def _emit_scatter(v, matrix, x, stride, out, row_stride, column_stride, rows, columns, channels, add, bias, has_bias):
+def _emit_scatter(
+    v, matrix, x, stride, out, row_stride, column_stride, rows, columns, channels, add, bias, has_bias, rectify
+):
     builder, size, depth = v.builder, len(matrix), len(matrix[0])
     last_row = builder.select(builder.icmp_signed("<", rows, _I64(size)), rows, _I64(size))
     nothing = ir.Constant(v.masks, [0] * v.lanes)
@@ -353,7 +368,14 @@ def _emit_scatter(v, matrix, x, stride, out, row_stride, column_stride, rows, co
             total = builder.phi(v.type)
             total.add_incoming(value, before)
             total.add_incoming(raised, adding)
-            v.store(total, place, here)
+            before = builder.block
+            with builder.if_then(rectify):
+                positive = builder.select(builder.fcmp_ordered("<=", total, v.zero), v.zero, total)  # a NaN stays
+                rectifying = builder.block
+            result = builder.phi(v.type)
+            result.add_incoming(total, before)
+            result.add_incoming(positive, rectifying)
+            v.store(result, place, here)
 
         _transform(v, matrix, load, store, last_row)
 

@@ -348,19 +348,21 @@ class Winograd:
             "weight_gradient": Scratch(alignment + self._weights.shared, self._weights.scratch),
         }
 
-    def forward(self, x, ldx, w, y, ldy, scratch, prologue=None, accumulate=False, bias=None, statistics=None):
-        """y (+)= correlate(prologue(x), w) + b; no `statistics` where `statistics_rows` is None."""
+    def forward(
+        self, x, ldx, w, y, ldy, scratch, prologue=None, accumulate=False, bias=None, statistics=None, rectify=False
+    ):
+        """y (+)= correlate(prologue(x), w) + b, or max(0, that); no `statistics` where `statistics_rows` is None."""
         bias = self._nothing if bias is None else bias
         assert statistics is None or self.statistics_rows is not None
         sums = self._nothing if statistics is None else statistics
         fused = *(prologue or self._plain), self._nothing, 0
-        self._correlate(self._forward, x, ldx, w, y, ldy, scratch, fused, accumulate, bias, sums)
+        self._correlate(self._forward, x, ldx, w, y, ldy, scratch, fused, accumulate, bias, rectify, sums)
 
     def input_gradient(self, dy, lddy, w, dx, lddx, scratch, epilogue=None, accumulate=False):
         """dx (+)= epilogue(the adjoint of `forward` in x, applied to dy); none where `gradient_rows` is None."""
         assert epilogue is None or self.gradient_rows is not None
         *fused, sums = epilogue or self._plain_epilogue
-        self._correlate(self._gradient, dy, lddy, w, dx, lddx, scratch, fused, accumulate, self._nothing, sums)
+        self._correlate(self._gradient, dy, lddy, w, dx, lddx, scratch, fused, accumulate, self._nothing, False, sums)
 
     def weight_gradient(self, x, ldx, dy, lddy, dw, scratch, prologue=None, accumulate=False):
         """dw (+)= the adjoint of `forward` in w, from prologue(x) and dy."""
@@ -376,7 +378,7 @@ class Winograd:
         if c.slots > 1:
             add_slots(sums, c.slots, dw.size, dw, accumulate)
 
-    def _correlate(self, c, x, ldx, w, y, ldy, scratch, fused, accumulate, bias, sums):
+    def _correlate(self, c, x, ldx, w, y, ldy, scratch, fused, accumulate, bias, rectify, sums):
         kind, coefficients, z, ldz = fused
         u, v, per_thread = _split(scratch, c.weights, c.inputs)
         if v.size > 0:
@@ -384,7 +386,7 @@ class Winograd:
         if c.weights == 0:
             correlate_panels(
                 c.geometry, w, c.transposed, kind, coefficients, z, ldz, v, y, ldy, accumulate,
-                bias, sums, c.rows_per_block, per_thread, c.scratch,
+                bias, rectify, sums, c.rows_per_block, per_thread, c.scratch,
             )  # fmt: skip
             return
         for first in range(0, c.columns, c.slab):
@@ -392,7 +394,7 @@ class Winograd:
             transform_weights(c.geometry, w, c.transposed, first, columns, u, per_thread, c.scratch)
             correlate_tiles(
                 c.geometry, x, ldx, kind, coefficients, z, ldz, v, u, first, columns, c.group, y, ldy, accumulate,
-                bias, sums, c.rows_per_block or 0, per_thread, c.scratch,
+                bias, rectify, sums, c.rows_per_block or 0, per_thread, c.scratch,
             )  # fmt: skip
 
 

@@ -77,12 +77,13 @@ def _multiply_panel(g, count, w, transposed, column, columns, next_column, v, v_
 
 
 @kernel(
-    "void(i8[::1], T[::1], bool_, i8, T[::1], T[::1], i8, T[::1], T[::1], i8, bool_, T[::1], T[::1], i8, T[::1], i8)",
+    "void(i8[::1], T[::1], bool_, i8, T[::1], T[::1], i8, T[::1], T[::1], i8, bool_, T[::1], bool_, "
+    "T[::1], i8, T[::1], i8)",
     parallel=True,
 )
 def correlate_panels(
-    g, w, transposed, kind, coefficients, z, ldz, v, y, ldy, accumulate, bias, sums, rows_per_block,
-    scratch, scratch_stride,
+    g, w, transposed, kind, coefficients, z, ldz, v, y, ldy, accumulate, bias, rectify, sums,
+    rows_per_block, scratch, scratch_stride,
 ):  # fmt: skip
     """y (+)= bias + the correlation of the inputs that `transform_inputs` wrote to `v` with the weights.
 
@@ -103,6 +104,6 @@ def correlate_panels(
         rows = min(rows_per_block, g[IMAGES] * g[TARGET_HEIGHT] * g[TARGET_WIDTH] - first_row)
         finish_panel(
             g, first, count, column, columns, scratch, m_at, kind, coefficients, z, ldz, y, ldy, accumulate, bias,
-            sums, sums_at, first_row, rows,
+            rectify, sums, sums_at, first_row, rows,
         )  # fmt: skip
         finish_statistics(g, column, columns, kind, y, ldy, sums, sums_at, first_row, rows)

@@ -132,8 +132,8 @@ def gather_inputs(g, first, count, x, ldx, kind, coefficients, channel, channels
 
 
 @worker
-def _scatter_outputs(g, first, count, m, m_at, ldm, matrix, y, y_at, ldy, column, columns, accumulate, bias):
-    """y (+)= A' m A + bias for tiles first .. first + count; the target's first pixel is at ``y[y_at]``."""
+def _scatter_outputs(g, first, count, m, m_at, ldm, matrix, y, y_at, ldy, column, columns, accumulate, bias, rectify):
+    """y (+)= A' m A + bias, or max(0, that), for tiles first .. first + count; y begins at ``y[y_at]``."""
     height, width, tile = g[TARGET_HEIGHT], g[TARGET_WIDTH], g[TILE]
     image, i, j = tile_place(g, first)
     for t in range(count):
@@ -141,7 +141,7 @@ def _scatter_outputs(g, first, count, m, m_at, ldm, matrix, y, y_at, ldy, column
         at = y_at + ((image * height + h) * width + w) * ldy
         scatter_tile(
             OUTPUT, g[FORM], m, m_at + t * ldm, matrix, y, at, width * ldy, ldy, height - h, width - w, columns,
-            accumulate, bias, column, bias.size > 0,
+            accumulate, bias, column, bias.size > 0, rectify,
         )  # fmt: skip
         j += 1
         if j == g[ACROSS]:
@@ -189,8 +189,8 @@ def first_row_of_block(g, block, step, height, width):
 
 @worker
 def finish_panel(
-    g, first, count, column, columns, m, m_at, kind, coefficients, z, ldz, y, ldy, accumulate, bias, sums, sums_at,
-    first_row, rows,
+    g, first, count, column, columns, m, m_at, kind, coefficients, z, ldz, y, ldy, accumulate, bias, rectify, sums,
+    sums_at, first_row, rows,
 ):  # fmt: skip
     """y (+)= epilogue(A' m A + bias) for tiles first .. first + count and the columns of a panel.
 
@@ -203,7 +203,7 @@ def finish_panel(
     out, out_at, ldo, add = y, column, ldy, accumulate
     if kind == SCALE_MASKED:
         out, out_at, ldo, add = m, run_at - first_row * width, width, False
-    _scatter_outputs(g, first, count, m, m_at, width, m_matrix, out, out_at, ldo, column, columns, add, bias)
+    _scatter_outputs(g, first, count, m, m_at, width, m_matrix, out, out_at, ldo, column, columns, add, bias, rectify)
     if kind == SCALE_MASKED:
         batch_norm_gradient_block(
             m, run_at, width, z, first_row * ldz + column, ldz, coefficients, g[COLUMNS], column, columns, rows, rows,
@@ -224,7 +224,7 @@ def finish_statistics(g, column, columns, kind, y, ldy, sums, sums_at, first_row
 @worker
 def _correlate_block(
     g, block, column, columns, x, ldx, reads, v, v_at, u, u_at, kind, coefficients, z, ldz, y, ldy, accumulate, bias,
-    sums, rows_per_block, m, m_at,
+    rectify, sums, rows_per_block, m, m_at,
 ):  # fmt: skip
     size, depth, width = g[BLOCK], g[DEPTH], panel_width(y)
     first = block * size
@@ -250,25 +250,25 @@ def _correlate_block(
                 m, m_at + k * m_matrix, width, False,
             )  # fmt: skip
         finish_panel(
-            g, first, count, at, n, m, m_at, kind, coefficients, z, ldz, y, ldy, accumulate, bias, sums, sums_at,
-            first_row, rows,
+            g, first, count, at, n, m, m_at, kind, coefficients, z, ldz, y, ldy, accumulate, bias, rectify, sums,
+            sums_at, first_row, rows,
         )  # fmt: skip
     finish_statistics(g, column, columns, kind, y, ldy, sums, sums_at, first_row, rows)
 
 
 @kernel(
-    "void(i8[::1], T[::1], i8, i8, T[::1], T[::1], i8, T[::1], T[::1], i8, i8, i8, T[::1], i8, bool_, T[::1], T[::1], "
-    "i8, T[::1], i8)",
+    "void(i8[::1], T[::1], i8, i8, T[::1], T[::1], i8, T[::1], T[::1], i8, i8, i8, T[::1], i8, bool_, T[::1], bool_, "
+    "T[::1], i8, T[::1], i8)",
     parallel=True,
 )
 def correlate_tiles(
     g, x, ldx, kind, coefficients, z, ldz, v, u, first, columns, group, y, ldy, accumulate, bias,
-    sums, rows_per_block, scratch, scratch_stride,
+    rectify, sums, rows_per_block, scratch, scratch_stride,
 ):  # fmt: skip
     """y (+)= bias + the correlation of x with transformed weights `u`, columns first .. first + columns.
 
     `kind` says to what `coefficients` apply: to x, a prologue, or to the correlation, an epilogue with `z` the batch
-    norm's input.
+    norm's input. If `rectify`, y = max(0, that).
 
     `v` is what `transform_inputs` wrote, or empty: then each task transforms the inputs of its block. Tasks are blocks
     of tiles by `group` columns, a multiple of the panel width. `bias` and `sums` may be empty; the latter are
@@ -291,6 +291,6 @@ def correlate_tiles(
             )  # fmt: skip
         _correlate_block(
             g, block, first + j, min(group, columns - j), x, ldx, reads, inputs, inputs_at,
-            u, j // panel_width(x) * panel, kind, coefficients, z, ldz, y, ldy, accumulate, bias, sums, rows_per_block,
-            scratch, m_at,
+            u, j // panel_width(x) * panel, kind, coefficients, z, ldz, y, ldy, accumulate, bias, rectify, sums,
+            rows_per_block, scratch, m_at,
         )  # fmt: skip

@@ -156,7 +156,23 @@ def _scatter_weight_gradient(g, u, u_at, ldu, matrix, channel, channels, column,
     for c in range(channels):
         at = out_at + (channel + c) * all_columns + column
         scatter_tile(
-            WEIGHT_GRADIENT, g[FORM], u, u_at + c * ldu, matrix, out, at, n * tap, tap, n, n, columns, add, u, 0, False
+            WEIGHT_GRADIENT,
+            g[FORM],
+            u,
+            u_at + c * ldu,
+            matrix,
+            out,
+            at,
+            n * tap,
+            tap,
+            n,
+            n,
+            columns,
+            add,
+            u,
+            0,
+            False,
+            False,
         )
 
 

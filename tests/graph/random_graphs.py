@@ -288,10 +288,20 @@ def images_added_twice():
     return _head(layers.add(z, layers.conv(y, 4, 1, name="c")))
 
 
+def rectified_convolutions():
+    """ReLUs of convolutions that are added, concatenated, read twice and measured; of a linear layer in between."""
+    x = layers.relu(layers.conv(_images(), 8, 3, name="first"))
+    y = layers.relu(layers.conv(x, 8, 3, name="second"))
+    z = layers.concatenate(layers.add(x, y), layers.relu(layers.conv(y, 4, 1, name="third")))
+    z = layers.batch_norm(layers.relu(layers.conv(z, 8, 3, name="fourth")), name="bn")
+    return _head(layers.relu(layers.linear(layers.add(z, x), 7, name="linear")))
+
+
 DELICATE = [
     rectified_images, images_read_again, images_added_twice, added_to_itself, batch_norm_added_to_its_input,
     input_added_to_its_batch_norm, read_by_three, rectified_after_it_was_saved, chain_in_place, dead_branch,
     batch_norm_read_twice, both_terms_are_batch_norms, concatenated_with_itself, term_of_two_concatenations,
     dense_block, rectified_concatenation, linear_and_concatenation, concatenation_and_linear, batch_norm_on_load,
     batch_norm_before_winograd, batch_norm_before_1x1, residual_before_1x1, residual_before_pool, shortcut_read_again,
+    rectified_convolutions,
 ]  # fmt: skip

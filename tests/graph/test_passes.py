@@ -7,12 +7,14 @@ import pytest
 
 from cnnzoo.graph import layers
 from cnnzoo.graph.network import Network
+from cnnzoo.graph.operators.activation import ReLU
 from cnnzoo.graph.passes import (
     DEFAULT_PASSES,
     apply_batch_norm_on_load,
     collect_statistics,
     fuse_batch_norm_add,
     fuse_batch_norm_relu,
+    fuse_convolution_relu,
     fuse_relu_max_pool,
 )
 from cnnzoo.graph.tensor import Extent, Graph
@@ -33,12 +35,15 @@ def count_kinds(graph):
         (
             "vgg16",
             {"Convolution": 13, "ReLU": 15, "MaxPool": 5, "Linear": 3, "Dropout": 2},
-            {"Convolution": 13, "ReLU": 10, "ReLU+MaxPool": 5, "Linear": 3, "Dropout": 2},
+            {
+                **{"Convolution": 5, "Convolution+ReLU": 8, "ReLU+MaxPool": 5, "Linear": 1, "Linear+ReLU": 2},
+                **{"Dropout": 2},
+            },
         ),
         (
             "vgg16_bn",
             {"Convolution": 13, "BatchNorm": 13, "ReLU": 15, "MaxPool": 5, "Linear": 3, "Dropout": 2},
-            {"Convolution": 13, "BatchNorm+ReLU": 13, "ReLU": 2, "MaxPool": 5, "Linear": 3, "Dropout": 2},
+            {"Convolution": 13, "BatchNorm+ReLU": 13, "MaxPool": 5, "Linear": 1, "Linear+ReLU": 2, "Dropout": 2},
         ),
         (
             "resnet18",
@@ -136,6 +141,26 @@ def test_relu_and_max_pool():
         "max_pool4": "MaxPool",
     }
     assert next(node.inputs for node in graph.nodes if node.name == "max_pool2") == (x,)
+
+
+def test_convolution_and_relu():
+    """With a bias, of its own output alone."""
+    x = layers.conv(Graph(Extent(6, 6, 3)).input, 4, 3, name="biased")
+    x = layers.relu(layers.conv(layers.relu(x), 4, 3, bias=False, name="plain"))
+    x = layers.relu(layers.depthwise_conv(x, 3, bias=True, name="depthwise"))
+    y = layers.conv(x, 4, 3, name="read_twice")
+    graph = fuse_convolution_relu(layers.relu(layers.linear(layers.add(layers.relu(y), y), 5, name="linear")).graph)
+    kinds = {node.name: node.operator.kind for node in graph.nodes if "relu" not in node.name}
+    assert kinds == {
+        **{
+            "biased": "Convolution+ReLU",
+            "plain": "Convolution",
+            "depthwise": "Depthwise+ReLU",
+            "read_twice": "Convolution",
+        },
+        **{"add1": "Add", "linear": "Linear+ReLU"},
+    }
+    assert sum(isinstance(node.operator, ReLU) for node in graph.nodes) == 2
 
 
 def test_relu_after_batch_norm_and_before_max_pool():

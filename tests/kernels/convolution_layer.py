@@ -116,14 +116,14 @@ class Layer:
         self.shape, self.dtype, self.margin = shape, np.dtype(dtype), margin
         self.algorithm = algorithm(shape, self.dtype)
 
-    def forward(self, x, w, start=None, prologue=None, bias=None, statistics=None):
+    def forward(self, x, w, start=None, prologue=None, bias=None, statistics=None, rectify=None):
         """Return y, added to `start` if that is given."""
         s = self.shape
         x = self._matrix(x)
         y = self._output((s.images, s.out_height, s.out_width, s.out_channels), start)
         w = np.ascontiguousarray(w, self.dtype).reshape(-1)
         arguments = (*x.arguments, w, *y.arguments)
-        options = {"prologue": prologue, "bias": bias, "statistics": statistics}
+        options = {"prologue": prologue, "bias": bias, "statistics": statistics, "rectify": rectify}
         self._run("forward", arguments, accumulate=start is not None, **options)
         y.assert_guarded()
         return y.values.reshape(s.images, s.out_height, s.out_width, s.out_channels)
@@ -252,6 +252,17 @@ def assert_bias_is_added(algorithm, shape, dtype, seed, margin, accumulate, erro
     assert_within(y, exact, error_bound(roundings + 2, sizes, dtype))
 
 
+def assert_rectified(algorithm, shape, dtype, seed, margin, biased):
+    """Assert that forward with a ReLU gives max(0, y), bit for bit, and the statistics of that."""
+    x, w, _, bias = drawn(shape, seed, dtype)
+    layer = Layer(algorithm, shape, dtype, margin)
+    bias = bias if biased else None
+    expected = np.maximum(layer.forward(x, w, bias=bias), 0)
+    np.testing.assert_array_equal(layer.forward(x, w, bias=bias, rectify=True), expected)
+    if layer.algorithm.statistics_rows is not None:
+        assert_statistics(algorithm, shape, dtype, seed, margin, biased, rectify=True)
+
+
 def assert_batch_norm_on_load(algorithm, shape, dtype, seed, margin, errors=dot_errors):
     """Assert that max(0, scale x + shift) is applied to x, and padding is zero after it."""
     x, w, dy, _ = drawn(shape, seed, dtype)
@@ -286,7 +297,7 @@ def assert_batch_norm_gradient_on_store(algorithm, shape, dtype, seed, margin, e
             assert_within(actual, block.sum(axis=1), bound)
 
 
-def assert_statistics(algorithm, shape, dtype, seed, margin, biased):
+def assert_statistics(algorithm, shape, dtype, seed, margin, biased, rectify=None):
     """Assert that merged partial sums are the output's mean and M2 = sum (y - mean)^2.
 
     A block's mean is off by at most d = gamma_n mean|y|; it enters M2 as a shift, and M2 rounds itself.
@@ -296,7 +307,7 @@ def assert_statistics(algorithm, shape, dtype, seed, margin, biased):
     rows, step = shape.out_pixels, layer.algorithm.statistics_rows
     counts = np.array([min(step, rows - first) for first in range(0, rows, step)])
     partials = np.full((block_count(rows, step), 2, shape.out_channels), np.nan, dtype)
-    y = layer.forward(x, w, bias=bias if biased else None, statistics=partials.reshape(-1))
+    y = layer.forward(x, w, bias=bias if biased else None, statistics=partials.reshape(-1), rectify=rectify)
     y = y.reshape(rows, -1).astype(np.float64)
     mean, m2 = _merged(partials, counts)
     largest = np.abs(y).max(axis=0)

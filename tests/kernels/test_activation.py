@@ -10,11 +10,14 @@ from cnnzoo.kernels.activation import (
     TANH,
     dropout_backward,
     dropout_forward,
+    rectify_gradient,
     relu_backward,
     relu_forward,
     sigmoidal_backward,
     sigmoidal_forward,
 )
+from cnnzoo.kernels.blocks import block_count, block_rows
+from cnnzoo.kernels.elementwise import sum_rows
 from tests.gradients import assert_adjoint, assert_within, numerical_gradient, rounding
 from tests.kernels.pixel_matrix import PixelMatrix, margins, seeds
 
@@ -68,6 +71,24 @@ def test_relu_backward_takes_the_mask_from_the_output(dtype, accumulate, shape, 
     relu_backward(*dy.arguments, *y.arguments, *dx.arguments, *shape, accumulate)
     np.testing.assert_array_equal(dx.values, expected)
     dx.assert_guarded()
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("accumulate", [False, True])
+@pytest.mark.parametrize("shape", [(1, 1), (7, 3), (33, 17), (300, 64), (6000, 3), (700, 67)])
+def test_rectify_gradient_is_relu_backward_and_column_sums(dtype, accumulate, shape):
+    rng = np.random.default_rng(0)
+    dy = PixelMatrix(rng.standard_normal(shape).astype(dtype), (2, 1))
+    y = PixelMatrix(np.maximum(rng.standard_normal(shape), 0).astype(dtype), (1, 2))
+    dx, sums = PixelMatrix(np.zeros(shape, dtype)), rng.standard_normal(shape[1]).astype(dtype)
+    expected = sums.copy()
+    partials = np.full(block_count(shape[0], block_rows(shape[1])) * shape[1], np.nan, dtype)
+    relu_backward(*dy.arguments, *y.arguments, *dx.arguments, *shape, False)
+    sum_rows(*dx.arguments, *shape, partials.copy(), expected, accumulate)
+    rectify_gradient(*dy.arguments, *y.arguments, *shape, partials, sums, accumulate)
+    np.testing.assert_array_equal(dy.values, dx.values)
+    np.testing.assert_array_equal(sums, expected)
+    dy.assert_guarded()
 
 
 @settings(max_examples=30)

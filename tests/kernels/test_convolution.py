@@ -17,6 +17,7 @@ from tests.kernels.convolution_layer import (
     assert_batch_norm_gradient_on_store,
     assert_batch_norm_on_load,
     assert_bias_is_added,
+    assert_rectified,
     assert_statistics,
     drawn,
     expected_passes,
@@ -125,6 +126,12 @@ def test_gradients_are_central_differences(algorithm, shape, seed):
 @given(shape=small_shapes, margin=margins, seed=seeds, accumulate=st.booleans())
 def test_bias(algorithm, dtype, shape, margin, seed, accumulate):
     assert_bias_is_added(algorithm, shape, dtype, seed, margin, accumulate)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@given(shape=small_shapes, margin=margins, seed=seeds, biased=st.booleans())
+def test_relu(algorithm, dtype, shape, margin, seed, biased):
+    assert_rectified(algorithm, shape, dtype, seed, margin, biased)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

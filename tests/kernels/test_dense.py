@@ -13,6 +13,7 @@ from tests.kernels.convolution_layer import (
     assert_all_passes,
     assert_batch_norm_on_load,
     assert_bias_is_added,
+    assert_rectified,
     assert_statistics,
 )
 from tests.kernels.pixel_matrix import margins, seeds
@@ -62,6 +63,7 @@ def test_fixed_shapes(shape, dtype):
 @given(shape=shapes(), margin=margins, seed=seeds, flag=st.booleans())
 def test_bias_statistics_and_batch_norm_on_load(dtype, shape, margin, seed, flag):
     assert_bias_is_added(Dense, shape, dtype, seed, margin, accumulate=flag)
+    assert_rectified(Dense, shape, dtype, seed, margin, biased=flag)
     assert_statistics(Dense, shape, dtype, seed, margin, biased=flag)
     assert_batch_norm_on_load(Dense, shape, dtype, seed, margin)
 

@@ -16,6 +16,7 @@ from tests.kernels.convolution_layer import (
     assert_all_passes,
     assert_batch_norm_on_load,
     assert_bias_is_added,
+    assert_rectified,
     drawn,
     expected_passes,
 )
@@ -116,6 +117,7 @@ def test_gradients_are_central_differences(shape, seed):
 @given(shape=small_shapes, margin=margins, seed=seeds, accumulate=st.booleans())
 def test_bias(dtype, shape, margin, seed, accumulate):
     assert_bias_is_added(DepthwiseConvolution, shape, dtype, seed, margin, accumulate)
+    assert_rectified(DepthwiseConvolution, shape, dtype, seed, margin, biased=accumulate)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

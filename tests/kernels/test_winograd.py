@@ -22,6 +22,7 @@ from tests.kernels.convolution_layer import (
     assert_batch_norm_gradient_on_store,
     assert_batch_norm_on_load,
     assert_bias_is_added,
+    assert_rectified,
     assert_statistics,
     drawn,
     expected_passes,
@@ -221,6 +222,7 @@ def test_tasks_that_transform_their_weights_themselves(dtype, shape, margin, see
         assume(plan._forward.weights == plan._gradient.weights == 0)
         assert_all_passes(Winograd, shape, dtype, seed, margin, errors)
         assert_bias_is_added(Winograd, shape, dtype, seed, margin, biased, errors)
+        assert_rectified(Winograd, shape, dtype, seed, margin, biased)
         assert_statistics(Winograd, shape, dtype, seed, margin, biased)
         assert_batch_norm_on_load(Winograd, shape, dtype, seed, margin, errors)
         assert_batch_norm_gradient_on_store(Winograd, shape, dtype, seed, margin, errors)
@@ -230,6 +232,12 @@ def test_tasks_that_transform_their_weights_themselves(dtype, shape, margin, see
 @given(shape=shapes(largest_image=9), margin=margins, seed=seeds, accumulate=st.booleans())
 def test_bias(dtype, shape, margin, seed, accumulate):
     assert_bias_is_added(Winograd, shape, dtype, seed, margin, accumulate, errors)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@given(shape=shapes(largest_image=12), margin=margins, seed=seeds, biased=st.booleans())
+def test_relu(dtype, shape, margin, seed, biased):
+    assert_rectified(Winograd, shape, dtype, seed, margin, biased)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

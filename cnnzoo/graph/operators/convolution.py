@@ -8,6 +8,7 @@ from cnnzoo.graph.initializers import Initializer, zeros
 from cnnzoo.graph.ledger import Pass
 from cnnzoo.graph.operator import Context, Matrix, Operator, Parameter, Requirements
 from cnnzoo.graph.tensor import Extent
+from cnnzoo.kernels.activation import rectify_gradient
 from cnnzoo.kernels.batch_norm import merge_gradient_sums
 from cnnzoo.kernels.blocks import block_count, block_rows
 from cnnzoo.kernels.convolution import SCALE_MASKED, SCALE_SHIFT_RELU, ConvolutionShape, Epilogue, Prologue, Scratch
@@ -29,6 +30,7 @@ class WeightedSum(Operator):
     skips_unwanted = True
     applies_batch_norm = False  # the input is a deferred batch norm + ReLU, applied on load; set by a pass
     collects_statistics = False  # forward writes batch-norm partial sums of its output; set by a pass
+    relu = False  # y = max(0, that); set by a pass
 
     def __init__(self, name: str, weight: Parameter, bias: bool):
         super().__init__(name)
@@ -37,6 +39,16 @@ class WeightedSum(Operator):
         self.wanted_algorithm: str | None = None
         self.pinned_algorithms: dict[int, Passes] = {}
         self.parameters = (weight, Parameter("bias", (self.out_channels,), zeros)) if bias else (weight,)
+
+    @property
+    def kind(self) -> str:
+        """With the ReLU that was merged into it."""
+        return type(self).__name__ + "+ReLU" * self.relu
+
+    @property
+    def saves_output(self) -> bool:  # type: ignore[override]
+        """The ReLU's mask is seen in the output."""
+        return self.relu
 
     def shape(self, images: int, x: Extent) -> ConvolutionShape:
         """Return the convolution that a batch of `images` of extent `x` is."""
@@ -120,17 +132,20 @@ class WeightedSum(Operator):
         """y = correlate(x, w) + b, with the batch norm of x applied on load and the batch-norm sums of y collected."""
         x, y = self.flat(c.x[0]), c.y
         c.state.forward.forward(
-            x.data, x.ld, c.weights["weight"], y.data, y.ld, c.scratch,
-            prologue=self._prologue(c), bias=c.weights.get("bias"), statistics=c.kept.get("statistics"),
+            x.data, x.ld, c.weights["weight"], y.data, y.ld, c.scratch, prologue=self._prologue(c),
+            bias=c.weights.get("bias"), statistics=c.kept.get("statistics"), rectify=self.relu,
         )  # fmt: skip
 
     def backward(self, c: Context) -> None:
-        """Compute dw, db and, if somebody wants it, dx."""
-        x, dy, scratch, add = self.flat(c.x[0]), c.dy, c.backward_scratch, c.accumulate_gradients
+        """Compute dw, db and, if somebody wants it, dx; behind a ReLU from what passes it of dy."""
+        x, y, dy, scratch, add = self.flat(c.x[0]), c.y, c.dy, c.backward_scratch, c.accumulate_gradients
+        if self.relu:
+            bias = c.gradients["bias"]
+            rectify_gradient(dy.data, dy.ld, y.data, y.ld, dy.rows, dy.channels, scratch, bias, add)
         c.state.weight_gradient.weight_gradient(
             x.data, x.ld, dy.data, dy.ld, c.gradients["weight"], scratch, prologue=self._prologue(c), accumulate=add
         )
-        if self.has_bias:
+        if self.has_bias and not self.relu:
             sum_rows(dy.data, dy.ld, dy.rows, dy.channels, scratch, c.gradients["bias"], add)
         if c.wanted[0]:
             self._input_gradient(c)
