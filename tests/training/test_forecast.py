@@ -86,7 +86,7 @@ def test_system_that_does_not_tell_its_memory_refuses_nothing(monkeypatch):
 
 def test_refusal_comes_before_a_folder_is_made(run, data, monkeypatch, tmp_path):
     monkeypatch.setattr(trainer_module, "create_model", cnnzoo.create_model)
-    monkeypatch.setattr(forecast_module, "free_memory", lambda: 500_000_000)
+    monkeypatch.setattr(forecast_module, "free_memory", lambda: 520_000_000)
     code, _, errors = run("--model", "resnet18", "--data-dir", data)
     assert code == 2
     assert re.fullmatch(
