@@ -249,6 +249,8 @@ class Network:
     def find_not_finite(self, images: np.ndarray, stored: bool = False) -> str | None:
         """Return the first layer whose weights or output in training are not finite, in forward order; None: all are.
 
+        The output of a layer that took the ReLU behind it is that ReLU's.
+
         Runs a forward pass as `forward` does in training, with the draws of the last one. The running statistics and
         `random_step` stay as they are.
 

@@ -3,7 +3,7 @@
 Each takes a graph and returns one; operators that are merged are used up with the graph they came from.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 
 from cnnzoo.graph.algorithms import choose_algorithms
 from cnnzoo.graph.operator import Loan, Operator
@@ -27,7 +27,7 @@ def fuse_batch_norm_add(graph: Graph) -> Graph:
     """
     producers = {node.output: node for node in graph.nodes}
     consumers = graph.consumers()
-    merged: dict[Node, Node] = {}
+    merged, used = {}, set()
     for node in graph.nodes:
         if not isinstance(node.operator, Add) or node.inputs[0] is node.inputs[1]:
             continue
@@ -35,19 +35,13 @@ def fuse_batch_norm_add(graph: Graph) -> Graph:
         terms = [t for t in terms if _is_plain_batch_norm(t) and consumers[t.output] == [node]]
         terms = [t for t in terms if t.inputs[0] not in node.inputs]
         if terms:
-            merged[node] = max(terms, key=graph.nodes.index)
-    used = set(merged.values())
-    nodes = []
-    for node in graph.nodes:
-        if node in merged:
-            term = merged[node]
+            term = max(terms, key=graph.nodes.index)
             assert isinstance(term.operator, BatchNorm)
             term.operator.add = True
             residual = node.inputs[1] if node.inputs[0] is term.output else node.inputs[0]
-            nodes.append(Node(term.operator, (*term.inputs, residual), node.output))
-        elif node not in used:
-            nodes.append(node)
-    return graph.rewritten(nodes)
+            merged[node] = Node(term.operator, (*term.inputs, residual), node.output)
+            used.add(term)
+    return _rebuilt(graph, merged, used)
 
 
 def fuse_batch_norm_relu(graph: Graph) -> Graph:
@@ -69,21 +63,16 @@ def fuse_relu_max_pool(graph: Graph) -> Graph:
     Backward needs neither's input nor output: no window's maximum has a gradient where it is not positive.
     """
     consumers = graph.consumers()
-    merged = {}
+    merged, used = {}, set()
     for node in graph.nodes:
         readers = consumers[node.output]
         if isinstance(node.operator, ReLU) and len(readers) == 1 and isinstance(readers[0].operator, MaxPool):
-            merged[readers[0]] = node
-    used = set(merged.values())
-    nodes = []
-    for node in graph.nodes:
-        if node in merged:
-            assert isinstance(node.operator, MaxPool)
-            node.operator.relu = True
-            nodes.append(Node(node.operator, merged[node].inputs, node.output))
-        elif node not in used:
-            nodes.append(node)
-    return graph.rewritten(nodes)
+            (pool,) = readers
+            assert isinstance(pool.operator, MaxPool)
+            pool.operator.relu = True
+            merged[pool] = Node(pool.operator, node.inputs, pool.output)
+            used.add(node)
+    return _rebuilt(graph, merged, used)
 
 
 def collect_statistics(graph: Graph) -> Graph:
@@ -149,21 +138,20 @@ def _loads_each_value_once(operator: Convolution, x: Extent) -> bool:
 def _merge_with_relu(graph: Graph, takes_relu: Callable[[Operator], bool]) -> Graph:
     """Merge each node whose operator can have a `relu`, which is set, with the ReLU that alone reads it."""
     consumers = graph.consumers()
-    outputs = {}
+    merged, used = {}, set()
     for node in graph.nodes:
         readers = consumers[node.output]
         if takes_relu(node.operator) and len(readers) == 1 and isinstance(readers[0].operator, ReLU):
-            outputs[node] = readers[0]
-    used = set(outputs.values())
-    nodes = []
-    for node in graph.nodes:
-        if node in outputs:
             assert isinstance(node.operator, BatchNorm | WeightedSum)
             node.operator.relu = True
-            nodes.append(Node(node.operator, node.inputs, outputs[node].output))
-        elif node not in used:
-            nodes.append(node)
-    return graph.rewritten(nodes)
+            merged[node] = Node(node.operator, node.inputs, readers[0].output)
+            used.add(readers[0])
+    return _rebuilt(graph, merged, used)
+
+
+def _rebuilt(graph: Graph, merged: Mapping[Node, Node], used: Collection[Node]) -> Graph:
+    """Return a graph with other nodes in the places of those that others were merged with, which are left out."""
+    return graph.rewritten(merged.get(node, node) for node in graph.nodes if node not in used)
 
 
 def _is_plain_batch_norm(node: Node) -> bool:

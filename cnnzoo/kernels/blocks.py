@@ -6,7 +6,8 @@ BLOCK_ELEMENTS = 16384
 """Elements of a block, about: 64 KB of float32 stay in a core's cache between two passes over them."""
 
 STRIP = 8
-"""Rows whose sum of a vector of channels stays in a register, before that of the next vector."""
+"""Rows whose sum of a vector of channels stays in a register, before that of the next vector: sums of all rows, and
+what else reads many of them, keep to the order of memory."""
 
 
 @register_jitable

@@ -61,9 +61,10 @@ def _contiguous_taps(g, tap, last, ldx):
 def _gather_row(x, row_at, ldx, width, w, step, count, low, high, kind, coefficients, channels, out, to, ld):
     """Write the run of each of `count` positions of a grid row: the first reads from pixel `w` of the image's row on.
 
-    A run is elements `low` to `high` from its pixel on. Those that lie in the row are written first, in a plain loop.
+    A run is elements `low` to `high` from its pixel on, low < channels. Those that lie in the image are written first,
+    in a plain loop, then those at both ends, with zeros for what is padding.
     """
-    first = min(count, max(0, block_count(-(low // channels) - w, step)))
+    first = min(count, max(0, block_count(-w, step)))
     last = max(first, min(count, (width - block_count(high, channels) - w) // step + 1))
     at = row_at + w * ldx + low
     if kind == SCALE_SHIFT_RELU:

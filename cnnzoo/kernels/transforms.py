@@ -316,21 +316,9 @@ def scatter_tile(
 
         def emit(matrix):
             _emit_scatter(
-                v,
-                matrix,
-                x,
-                stride,
-                out,
-                row_stride,
-                column_stride,
-                rows,
-                columns,
-                channels,
-                add,
-                bias,
-                has_bias,
-                rectify,
-            )
+                v, matrix, x, stride, out, row_stride, column_stride, rows, columns, channels, add,
+                bias, has_bias, rectify,
+            )  # fmt: skip
 
         _for_form(builder, signature.args[0].literal_value, arguments[1], emit)
         return context.get_dummy_value()

@@ -25,12 +25,9 @@ The largest error in float32 is about 1e-5 of the largest output on random data,
 a dot product, times what the transforms amplify (A' and B' hold coefficients up to 8 and 5).
 """
 
-from dataclasses import dataclass
-from itertools import pairwise
-
 import numpy as np
 
-from cnnzoo.kernels.blocks import block_count, padded_ld
+from cnnzoo.kernels.blocks import block_count
 from cnnzoo.kernels.convolution import ConvolutionShape, Scratch, plain, plain_epilogue
 from cnnzoo.kernels.correlation import add_slots
 from cnnzoo.kernels.costs import (
@@ -42,207 +39,11 @@ from cnnzoo.kernels.costs import (
     count_vectors,
 )
 from cnnzoo.kernels.forms import BY_KERNEL_AND_STRIDE, FORMS, forms_of
-from cnnzoo.kernels.vectors import VECTOR_BYTES, panel_columns
-from cnnzoo.kernels.winograd_panels import correlate_panels, part_rows
-from cnnzoo.kernels.winograd_passes import (
-    BLOCK,
-    PAD,
-    PRODUCTS,
-    WEIGHT_DEPTH,
-    all_tiles,
-    correlate_tiles,
-    transform_inputs,
-    transform_weights,
-)
+from cnnzoo.kernels.vectors import VECTOR_BYTES
+from cnnzoo.kernels.winograd_panels import correlate_panels
+from cnnzoo.kernels.winograd_passes import correlate_tiles, transform_inputs, transform_weights
+from cnnzoo.kernels.winograd_planning import LARGEST_OWN, Correlation, WeightGradient, channel_blocks
 from cnnzoo.kernels.winograd_weights import correlate_tile_weights, transform_pairs
-
-MINIMUM_TASKS = 32  # work is cut into so many tasks where the shape allows, for machines of many cores
-BLOCK_TILES = 16  # tiles of a block, about: with 256 channels their transforms take six tenths of a 1 MiB cache
-LARGEST_BLOCK = 96  # tiles of a block that holds whole rows of tiles, so that it is a run of output pixels
-LARGEST_REPETITION = 2  # what more tasks need than this is transformed once for all of them
-PANEL_TASKS = 16  # tasks that transform their weights themselves are so many at least
-PANEL_BYTES = 640 * 1024  # what such a task sums up, at most
-GRADIENT_TILES = 24  # tiles of a block of the weight gradient: fewer would load and store their sums too often
-CHANNEL_BLOCK = 64  # a weight gradient's task owns the square of it of channel pairs: 590 KB of sums of 36 products
-LARGEST_COLUMNS = 256  # output channels among them, at most
-LARGEST_OWN = 15  # more blocks of a weight gradient's channels than this share what is transformed, once for all
-PAIRS_BYTES = 32 * 1024 * 1024  # what is shared then, at most; it is made and used in slices of the tiles
-SLAB_BYTES = 10 * 1024 * 1024  # transformed weights are made and used in slabs of this size, which a large cache holds
-
-
-@dataclass(frozen=True)
-class _Correlation:
-    """One correlation of a source with weights, forward or the input gradient.
-
-    Attributes
-    ----------
-    geometry : ndarray of int64
-        As `cnnzoo.kernels.winograd_passes` reads it.
-    transposed : bool
-        The weights are taken as the input gradient needs them.
-    columns : int
-        Channels of the target.
-    slab : int
-        Columns whose weights are transformed at a time.
-    weights : int
-        Elements of a slab's transformed weights; 0 where each task transforms those of its panel itself.
-    group : int
-        Columns a task takes: all of a slab, unless there are too few blocks of tiles.
-    rows_per_block : int or None
-        Rows of the target that a block of tiles is; None if they are no run of rows, or not always as many.
-    inputs : int
-        Elements of all transformed inputs, where they are made once for all tasks; 0 where each task makes its own.
-    scratch : int
-        Elements that a thread needs.
-    """
-
-    geometry: np.ndarray
-    transposed: bool
-    columns: int
-    slab: int
-    weights: int
-    group: int
-    rows_per_block: int | None
-    inputs: int
-    scratch: int
-
-    @staticmethod
-    def plan(form_index, kernel, images, source, depth, target, columns, padding, transposed, itemsize):
-        """Return the correlation of `source` with `depth` channels, at `padding`, to `target` with `columns`."""
-        form, width = FORMS[form_index], panel_columns(itemsize)
-        tile, products = form.tile, form.products
-        down, across = (block_count(extent, tile) for extent in target)
-        # Whole rows of tiles are runs of pixels; the last of an image may be lower, so then a block is whole images.
-        unit = across if target[0] % tile == 0 else down * across
-        is_run = unit <= LARGEST_BLOCK
-        panels = block_count(columns, width)
-        few = _few_tiles(images * down * across, unit, panels, products * width * itemsize) if is_run else 0
-        tiles = few or (max(1, BLOCK_TILES // unit) * unit if is_run else BLOCK_TILES)
-        panel = products * (depth * width + PAD)
-        slab = block_count(panels, block_count(panels, max(1, SLAB_BYTES // (panel * itemsize))))
-        blocks = block_count(images * down * across, tiles)
-        groups = min(slab, block_count(MINIMUM_TASKS, blocks))
-        inputs, outputs = products * (tiles * padded_ld(depth) + PAD), products * (tiles * width + PAD)
-        is_shared = few > 0 or groups * block_count(panels, slab) > LARGEST_REPETITION
-        geometry = [
-            kernel, images, *source, depth, *target, columns, padding, down, across, tiles,
-            form_index, products, tile, form.step,
-        ]  # fmt: skip
-        run = tiles * target[0] * target[1] // (down * across) if is_run else 0
-        scratch = outputs + run * width
-        if few:
-            scratch += products * (part_rows(depth) * width + PAD) + kernel**2 * part_rows(depth) * width
-        else:
-            scratch = max(scratch + (0 if is_shared else inputs), kernel**2 * WEIGHT_DEPTH * width)
-        return _Correlation(
-            geometry=np.array(geometry, np.int64),
-            transposed=transposed,
-            columns=columns,
-            slab=slab * width,
-            weights=0 if few else slab * panel,
-            group=block_count(slab, groups) * width,
-            rows_per_block=run or None,
-            inputs=blocks * inputs if is_shared else 0,
-            scratch=scratch,
-        )
-
-    @property
-    def shared(self) -> int:
-        """Elements that all threads share."""
-        return self.weights + self.inputs
-
-
-def _few_tiles(tiles: int, unit: int, panels: int, row_bytes: int) -> int:
-    """Return the tiles of a block, in units, where so few meet each weight that tasks transform those of their panels.
-
-    0 where it is better done once for all. `row_bytes` are what the sums of a tile take in a panel.
-    """
-    block = min(tiles * panels // PANEL_TASKS, PANEL_BYTES // row_bytes, tiles) // unit * unit
-    return block if block > 0 and block_count(tiles, block) <= LARGEST_REPETITION else 0
-
-
-def _channel_blocks(s: ConvolutionShape, width: int) -> tuple[int, int]:
-    """Return input channels and panels of output channels that a task of the weight gradient owns.
-
-    Where the convolution has few of the one, the task takes more of the other: it transforms fewer tiles again.
-    """
-    panels = block_count(s.out_channels, width)
-    rows = min(CHANNEL_BLOCK**2 // min(CHANNEL_BLOCK, panels * width) // 16 * 16, s.in_channels)
-    return rows, min(min(CHANNEL_BLOCK**2 // rows, LARGEST_COLUMNS) // width, panels)
-
-
-@dataclass(frozen=True)
-class _WeightGradient:
-    """The weight gradient of one convolution.
-
-    Attributes
-    ----------
-    geometry : ndarray of int64
-        As `cnnzoo.kernels.winograd_passes` reads it.
-    row_block, column_block : int
-        Input and output channels that a task owns.
-    slices : list of (int, int)
-        Ranges of tiles, first and count, that are transformed and summed one after the other.
-    inputs, gradients : int
-        Elements of a slice's transformed inputs and output gradients, where they are made once for all tasks; 0 where
-        each task makes its own, a block of tiles at a time.
-    slots : int
-        Parts of a slice that are summed apart.
-    sums : int
-        Elements of what they sum, if there are several.
-    scratch : int
-        Elements that a thread needs.
-    """
-
-    geometry: np.ndarray
-    row_block: int
-    column_block: int
-    slices: list[tuple[int, int]]
-    inputs: int
-    gradients: int
-    slots: int
-    sums: int
-    scratch: int
-
-    @staticmethod
-    def plan(shape, forward, itemsize):
-        """Return the weight gradient of the convolution of `shape` that `forward`, a geometry, describes."""
-        s, g, width = shape, forward.copy(), panel_columns(itemsize)
-        products, tiles = int(g[PRODUCTS]), int(all_tiles.py_func(g))
-        g[BLOCK] = block = min(GRADIENT_TILES, tiles)
-        rows, panels = _channel_blocks(s, width)
-        row_blocks, column_blocks = block_count(s.in_channels, rows), block_count(s.out_channels, panels * width)
-
-        def inputs(count):
-            return products * (count * padded_ld(rows) + PAD)
-
-        def gradients(count):
-            return products * panels * (count * width + PAD)
-
-        is_shared, slices = row_blocks * column_blocks > LARGEST_OWN, 1
-        if is_shared:
-            all_pairs = row_blocks * inputs(tiles) + column_blocks * gradients(tiles)
-            slices = min(tiles, block_count(all_pairs * itemsize, PAIRS_BYTES))
-        largest = block_count(tiles, slices)
-        ends = [i * tiles // slices for i in range(slices + 1)]
-        slots = min(block_count(largest, block), block_count(MINIMUM_TASKS, row_blocks * column_blocks))
-        own = 0 if is_shared else inputs(block) + gradients(block)
-        return _WeightGradient(
-            geometry=g,
-            row_block=rows,
-            column_block=panels * width,
-            slices=[(first, end - first) for first, end in pairwise(ends)],
-            inputs=row_blocks * inputs(largest) if is_shared else 0,
-            gradients=column_blocks * gradients(largest) if is_shared else 0,
-            slots=slots,
-            sums=slots * s.kernel**2 * s.in_channels * s.out_channels if slots > 1 else 0,
-            scratch=products * (rows * panels * width + PAD) + own,
-        )
-
-    @property
-    def shared(self) -> int:
-        """Elements that all threads share."""
-        return self.inputs + self.gradients + self.sums
 
 
 class Winograd:
@@ -313,7 +114,7 @@ class Winograd:
         panel = 2 * COST_LANES
         # A few blocks of channels transform the tiles of each again for each of the others.
         tiles = s.images * block_count(s.out_height, forms[0].tile) * block_count(s.out_width, forms[0].tile)
-        rows, panels = _channel_blocks(s, panel)
+        rows, panels = channel_blocks(s, panel)
         in_blocks, out_blocks = block_count(s.in_channels, rows), block_count(s.out_channels, panels * panel)
         is_shared = in_blocks * out_blocks > LARGEST_OWN
         again = 0 if is_shared else tiles * (ins * (out_blocks - 1) + outs * (in_blocks - 1))
@@ -331,16 +132,16 @@ class Winograd:
         self._plain, self._plain_epilogue = plain(self.dtype), plain_epilogue(self.dtype)
         itemsize, source, target = self.dtype.itemsize, (s.height, s.width), (s.out_height, s.out_width)
         forward, gradient, padding, gradient_padding = forms_of(s)
-        self._forward = _Correlation.plan(
+        self._forward = Correlation.plan(
             forward, s.kernel, s.images, source, s.in_channels, target, s.out_channels, padding, False, itemsize
         )
-        self._gradient = _Correlation.plan(
+        self._gradient = Correlation.plan(
             gradient, s.kernel, s.images, target, s.out_channels, source, s.in_channels, gradient_padding, True,
             itemsize,
         )  # fmt: skip
         self.statistics_rows = self._forward.rows_per_block
         self.gradient_rows = self._gradient.rows_per_block
-        self._weights = _WeightGradient.plan(s, self._forward.geometry, itemsize)
+        self._weights = WeightGradient.plan(s, self._forward.geometry, itemsize)
         alignment = VECTOR_BYTES // itemsize
         self.scratch = {
             "forward": Scratch(alignment + self._forward.shared, self._forward.scratch),
@@ -383,7 +184,7 @@ class Winograd:
         u, v, per_thread = _split(scratch, c.weights, c.inputs)
         if v.size > 0:
             transform_inputs(c.geometry, x, ldx, kind, coefficients, v)
-        if c.weights == 0:
+        if c.transforms_by_panels:
             correlate_panels(
                 c.geometry, w, c.transposed, kind, coefficients, z, ldz, v, y, ldy, accumulate,
                 bias, rectify, sums, c.rows_per_block, per_thread, c.scratch,

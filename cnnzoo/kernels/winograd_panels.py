@@ -96,7 +96,7 @@ def correlate_panels(
         column, first = panel * width, block * g[BLOCK]
         columns, count = min(width, g[COLUMNS] - column), min(g[BLOCK], all_tiles(g) - first)
         m_at = np.int64(get_thread_id()) * scratch_stride
-        u_at = m_at + g[PRODUCTS] * (g[BLOCK] * width + PAD) + rows_per_block * width
+        u_at = m_at + g[PRODUCTS] * (g[BLOCK] * width + PAD)  # the epilogue's place, once all is multiplied
         v_at = block * block_elements(g, g[DEPTH])[1]
         next_column = column if block + 1 < blocks else column + width
         _multiply_panel(g, count, w, transposed, column, columns, next_column, v, v_at, scratch, u_at, m_at)

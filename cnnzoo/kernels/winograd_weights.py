@@ -32,7 +32,7 @@ from cnnzoo.kernels.winograd_passes import (
 )
 
 TILES_DEPTH = 256  # tiles of a product before its sums are stored
-STRIP = 16  # rows of a product between two requests for memory
+ROWS_BETWEEN_REQUESTS = 16  # of a product, for memory
 
 
 @worker
@@ -125,7 +125,7 @@ def _transform_and_multiply(
     v_at = u_at + g[PRODUCTS] * u_matrix
     d_at = v_at + v_block
     sources, targets = rows_of_block(g, g[STEP], g[SOURCE_WIDTH]), rows_of_block(g, g[TILE], g[TARGET_WIDTH])
-    inverse_parts = inverse(g[PRODUCTS] * block_count(channels, STRIP))
+    inverse_parts = inverse(g[PRODUCTS] * block_count(channels, ROWS_BETWEEN_REQUESTS))
     for block in range(begin, end):
         at, count = first + block * g[BLOCK], min(g[BLOCK], tiles - block * g[BLOCK])
         gather_inputs(g, at, count, x, ldx, kind, coefficients, channel, channels, u, v_at, ldv, v_matrix, False)
@@ -137,12 +137,12 @@ def _transform_and_multiply(
         next_dy = Region(pointer(dy), dy_at, lddy, targets, columns, False)
         part = 0
         for k in range(g[PRODUCTS]):
-            for c in range(0, channels, STRIP):
+            for c in range(0, channels, ROWS_BETWEEN_REQUESTS):
                 prefetch_region(part_of(next_x, part, inverse_parts), x.itemsize)
                 prefetch_region(part_of(next_dy, part, inverse_parts), x.itemsize)
                 part += 1
                 multiply_block(
-                    min(STRIP, channels - c), columns, count, u, v_at + k * v_matrix + c, 1, ldv,
+                    min(ROWS_BETWEEN_REQUESTS, channels - c), columns, count, u, v_at + k * v_matrix + c, 1, ldv,
                     u, d_at + k * d_matrix, g[PRODUCTS] * d_matrix, u, u_at + k * u_matrix + c * ldu, ldu,
                     block > begin,
                 )  # fmt: skip
@@ -156,24 +156,9 @@ def _scatter_weight_gradient(g, u, u_at, ldu, matrix, channel, channels, column,
     for c in range(channels):
         at = out_at + (channel + c) * all_columns + column
         scatter_tile(
-            WEIGHT_GRADIENT,
-            g[FORM],
-            u,
-            u_at + c * ldu,
-            matrix,
-            out,
-            at,
-            n * tap,
-            tap,
-            n,
-            n,
-            columns,
-            add,
-            u,
-            0,
-            False,
-            False,
-        )
+            WEIGHT_GRADIENT, g[FORM], u, u_at + c * ldu, matrix, out, at, n * tap, tap, n, n, columns, add, u, 0,
+            False, False,
+        )  # fmt: skip
 
 
 @kernel(

@@ -89,7 +89,9 @@ def test_each_pass_keeps_what_is_computed(build, number):
         net = random_graphs.make_network(build, passes)
         randomize(net)
         _, logits = run_step(net, *make_batch(net, 3))
-        results.append({"logits": logits, **net.gradients()} | net.state_dict())
+        first = {f"first {name}": gradient for name, gradient in net.gradients().items()}
+        run_step(net, *make_batch(net, 3), accumulate=True)
+        results.append({"logits": logits, **first, **net.gradients()} | net.state_dict())
     assert_close(*results, 1e-9, floor=1e-3)
 
 

@@ -253,12 +253,17 @@ def assert_bias_is_added(algorithm, shape, dtype, seed, margin, accumulate, erro
 
 
 def assert_rectified(algorithm, shape, dtype, seed, margin, biased):
-    """Assert that forward with a ReLU gives max(0, y), bit for bit, and the statistics of that."""
-    x, w, _, bias = drawn(shape, seed, dtype)
+    """Assert that forward with a ReLU gives max(0, y), bit for bit and NaN where y is, and the statistics of that.
+
+    y is with a bias, or added to what was there.
+    """
+    x, w, start, bias = drawn(shape, seed, dtype)
     layer = Layer(algorithm, shape, dtype, margin)
-    bias = bias if biased else None
-    expected = np.maximum(layer.forward(x, w, bias=bias), 0)
-    np.testing.assert_array_equal(layer.forward(x, w, bias=bias, rectify=True), expected)
+    options = {"bias": bias} if biased else {"start": start}
+    for _ in range(2):
+        expected = np.maximum(layer.forward(x, w, **options), 0)
+        np.testing.assert_array_equal(layer.forward(x, w, rectify=True, **options), expected)
+        x.reshape(-1)[np.random.default_rng(seed).integers(0, x.size)] = np.nan
     if layer.algorithm.statistics_rows is not None:
         assert_statistics(algorithm, shape, dtype, seed, margin, biased, rectify=True)
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from cnnzoo.kernels import winograd
+from cnnzoo.kernels import winograd_planning
 from cnnzoo.kernels.blocks import block_count
 from cnnzoo.kernels.convolution import ConvolutionShape
 from cnnzoo.kernels.forms import FORMS, forms_of
@@ -209,7 +209,7 @@ def test_shapes_of_the_networks(shape, dtype):
 @pytest.mark.parametrize("dtype", DTYPES)
 @given(shape=shapes(channels=140), margin=margins, seed=seeds)
 def test_what_a_weight_gradient_shares_in_slices(dtype, shape, margin, seed):
-    with mock.patch.multiple(winograd, LARGEST_OWN=0, PAIRS_BYTES=2**18):
+    with mock.patch.multiple(winograd_planning, LARGEST_OWN=0, PAIRS_BYTES=2**18):
         assert_all_passes(Winograd, shape, dtype, seed, margin, errors)
 
 
@@ -217,9 +217,9 @@ def test_what_a_weight_gradient_shares_in_slices(dtype, shape, margin, seed):
 @given(shape=shapes(channels=140, largest_image=12), margin=margins, seed=seeds, biased=st.booleans())
 def test_tasks_that_transform_their_weights_themselves(dtype, shape, margin, seed, biased):
     """With all that is done on the side, in one block of tiles or in several."""
-    with mock.patch.multiple(winograd, PANEL_TASKS=1, PANEL_BYTES=2**18, LARGEST_REPETITION=100):
+    with mock.patch.multiple(winograd_planning, PANEL_TASKS=1, PANEL_BYTES=2**18, PANEL_BLOCKS=100):
         plan = Winograd(shape, dtype)
-        assume(plan._forward.weights == plan._gradient.weights == 0)
+        assume(plan._forward.transforms_by_panels and plan._gradient.transforms_by_panels)
         assert_all_passes(Winograd, shape, dtype, seed, margin, errors)
         assert_bias_is_added(Winograd, shape, dtype, seed, margin, biased, errors)
         assert_rectified(Winograd, shape, dtype, seed, margin, biased)
@@ -303,8 +303,8 @@ def test_fixed_shapes_take_every_path(dtype):
     assert {plan._weights.inputs > 0 for plan in plans} == {False, True}
     assert any(plan._weights.inputs == 0 and blocks_of_tiles(plan) > plan._weights.slots for plan in plans)
     assert {plan._weights.row_block < plan.shape.in_channels for plan in plans} == {False, True}
-    assert {plan._forward.weights == 0 for plan in plans} == {False, True}
-    once_for_all = [plan._forward for plan in plans if plan._forward.weights > 0]
+    assert {plan._forward.transforms_by_panels for plan in plans} == {False, True}
+    once_for_all = [plan._forward for plan in plans if not plan._forward.transforms_by_panels]
     assert {forward.slab < forward.columns for forward in once_for_all} == {False, True}
     assert {forward.group < forward.slab for forward in once_for_all} == {False, True}
     assert {plan.statistics_rows is None for plan in plans} == {False, True}

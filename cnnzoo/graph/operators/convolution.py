@@ -117,6 +117,10 @@ class WeightedSum(Operator):
         passes = 1 + c.wanted[0] if direction == "backward" else 1
         return 2 * passes * c.state.forward.shape.multiply_adds
 
+    def moved(self, c: Context, direction: Pass) -> int:
+        """Return the bytes read and written; behind a ReLU dy is masked first, read and written once more."""
+        return super().moved(c, direction) + 2 * c.dy.nbytes * (self.relu and direction == "backward")
+
     def flat(self, x: Matrix) -> Matrix:
         """Return the input, or its gradient, as the pixel matrix that the convolution reads."""
         return x

@@ -1,0 +1,208 @@
+"""How Winograd's passes are cut into tasks and blocks, by the shape alone; see `winograd`."""
+
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+
+from cnnzoo.kernels.blocks import block_count, padded_ld
+from cnnzoo.kernels.convolution import ConvolutionShape
+from cnnzoo.kernels.forms import FORMS
+from cnnzoo.kernels.vectors import panel_columns
+from cnnzoo.kernels.winograd_panels import part_rows
+from cnnzoo.kernels.winograd_passes import BLOCK, PAD, PRODUCTS, WEIGHT_DEPTH, all_tiles
+
+MINIMUM_TASKS = 32  # work is cut into so many tasks where the shape allows, for machines of many cores
+BLOCK_TILES = 16  # tiles of a block, about: with 256 channels their transforms take six tenths of a 1 MiB cache
+LARGEST_BLOCK = 96  # tiles of a block that holds whole rows of tiles, so that it is a run of output pixels
+LARGEST_REPETITION = 2  # inputs that more tasks need than this are transformed once for all of them
+PANEL_TASKS = 16  # tasks that transform the weights of their panels themselves are so many at least,
+PANEL_BLOCKS = 2  # so many of a panel at most,
+PANEL_BYTES = 640 * 1024  # and what one sums up takes no more than this
+GRADIENT_TILES = 24  # tiles of a block of the weight gradient: fewer would load and store their sums too often
+CHANNEL_BLOCK = 64  # a weight gradient's task owns the square of it of channel pairs: 590 KB of sums of 36 products
+LARGEST_COLUMNS = 256  # output channels among them, at most
+LARGEST_OWN = 15  # more blocks of a weight gradient's channels than this share what is transformed, once for all
+PAIRS_BYTES = 32 * 1024 * 1024  # what is shared then, at most; it is made and used in slices of the tiles
+SLAB_BYTES = 10 * 1024 * 1024  # transformed weights are made and used in slabs of this size, which a large cache holds
+
+
+@dataclass(frozen=True)
+class Correlation:
+    """One correlation of a source with weights, forward or the input gradient.
+
+    Attributes
+    ----------
+    geometry : ndarray of int64
+        As `cnnzoo.kernels.winograd_passes` reads it.
+    transposed : bool
+        The weights are taken as the input gradient needs them.
+    columns : int
+        Channels of the target.
+    slab : int
+        Columns whose weights are transformed at a time; a panel, where each task does so for itself.
+    weights : int
+        Elements of a slab's transformed weights, where they are made for all tasks; else 0.
+    group : int
+        Columns a task takes: all of a slab, unless there are too few blocks of tiles.
+    rows_per_block : int or None
+        Rows of the target that a block of tiles is; None if they are no run of rows, or not always as many.
+    inputs : int
+        Elements of all transformed inputs, where they are made once for all tasks; 0 where each task makes its own.
+    scratch : int
+        Elements that a thread needs.
+    """
+
+    geometry: np.ndarray
+    transposed: bool
+    columns: int
+    slab: int
+    weights: int
+    group: int
+    rows_per_block: int | None
+    inputs: int
+    scratch: int
+
+    @staticmethod
+    def plan(form_index, kernel, images, source, depth, target, columns, padding, transposed, itemsize):
+        """Return the correlation of `source` with `depth` channels, at `padding`, to `target` with `columns`."""
+        form, width = FORMS[form_index], panel_columns(itemsize)
+        tile, products = form.tile, form.products
+        down, across = (block_count(extent, tile) for extent in target)
+        # Whole rows of tiles are runs of pixels; the last of an image may be lower, so then a block is whole images.
+        unit = across if target[0] % tile == 0 else down * across
+        is_run = unit <= LARGEST_BLOCK
+        panels = block_count(columns, width)
+        few = _block_of_few_tiles(images * down * across, unit, panels, products * width * itemsize) if is_run else 0
+        tiles = few or (max(1, BLOCK_TILES // unit) * unit if is_run else BLOCK_TILES)
+        panel = products * (depth * width + PAD)
+        slab = 1 if few else block_count(panels, block_count(panels, max(1, SLAB_BYTES // (panel * itemsize))))
+        blocks = block_count(images * down * across, tiles)
+        groups = min(slab, block_count(MINIMUM_TASKS, blocks))
+        inputs, outputs = products * (tiles * padded_ld(depth) + PAD), products * (tiles * width + PAD)
+        is_shared = few > 0 or groups * block_count(panels, slab) > LARGEST_REPETITION
+        geometry = [
+            kernel, images, *source, depth, *target, columns, padding, down, across, tiles,
+            form_index, products, tile, form.step,
+        ]  # fmt: skip
+        run = tiles * target[0] * target[1] // (down * across) if is_run else 0
+        if few:
+            part = part_rows(depth)
+            scratch = outputs + max(run * width, products * (part * width + PAD) + kernel**2 * part * width)
+        else:
+            own_inputs = 0 if is_shared else inputs
+            scratch = max(outputs + run * width + own_inputs, kernel**2 * WEIGHT_DEPTH * width)
+        return Correlation(
+            geometry=np.array(geometry, np.int64),
+            transposed=transposed,
+            columns=columns,
+            slab=slab * width,
+            weights=0 if few else slab * panel,
+            group=block_count(slab, groups) * width,
+            rows_per_block=run or None,
+            inputs=blocks * inputs if is_shared else 0,
+            scratch=scratch,
+        )
+
+    @property
+    def shared(self) -> int:
+        """Elements that all threads share."""
+        return self.weights + self.inputs
+
+    @property
+    def transforms_by_panels(self) -> bool:
+        """Each task transforms the weights of its panel itself."""
+        return self.weights == 0
+
+
+def _block_of_few_tiles(tiles: int, unit: int, panels: int, row_bytes: int) -> int:
+    """Return the tiles of a block, a multiple of `unit`, where each task transforms the weights of its panel itself.
+
+    That is where few tiles meet each weight; 0 elsewhere. `row_bytes` are what the sums of a tile take in a panel.
+    """
+    block = min(tiles * panels // PANEL_TASKS, PANEL_BYTES // row_bytes, tiles) // unit * unit
+    return block if block > 0 and block_count(tiles, block) <= PANEL_BLOCKS else 0
+
+
+def channel_blocks(s: ConvolutionShape, width: int) -> tuple[int, int]:
+    """Return input channels and panels of output channels that a task of the weight gradient owns.
+
+    Where the convolution has few of the one, the task takes more of the other: it transforms fewer tiles again.
+    """
+    panels = block_count(s.out_channels, width)
+    rows = min(CHANNEL_BLOCK**2 // min(CHANNEL_BLOCK, panels * width) // 16 * 16, s.in_channels)
+    return rows, min(min(CHANNEL_BLOCK**2 // rows, LARGEST_COLUMNS) // width, panels)
+
+
+@dataclass(frozen=True)
+class WeightGradient:
+    """The weight gradient of one convolution.
+
+    Attributes
+    ----------
+    geometry : ndarray of int64
+        As `cnnzoo.kernels.winograd_passes` reads it.
+    row_block, column_block : int
+        Input and output channels that a task owns.
+    slices : list of (int, int)
+        Ranges of tiles, first and count, that are transformed and summed one after the other.
+    inputs, gradients : int
+        Elements of a slice's transformed inputs and output gradients, where they are made once for all tasks; 0 where
+        each task makes its own, a block of tiles at a time.
+    slots : int
+        Parts of a slice that are summed apart.
+    sums : int
+        Elements of what they sum, if there are several.
+    scratch : int
+        Elements that a thread needs.
+    """
+
+    geometry: np.ndarray
+    row_block: int
+    column_block: int
+    slices: list[tuple[int, int]]
+    inputs: int
+    gradients: int
+    slots: int
+    sums: int
+    scratch: int
+
+    @staticmethod
+    def plan(shape, forward, itemsize):
+        """Return the weight gradient of the convolution of `shape` that `forward`, a geometry, describes."""
+        s, g, width = shape, forward.copy(), panel_columns(itemsize)
+        products, tiles = int(g[PRODUCTS]), int(all_tiles.py_func(g))
+        g[BLOCK] = block = min(GRADIENT_TILES, tiles)
+        rows, panels = channel_blocks(s, width)
+        row_blocks, column_blocks = block_count(s.in_channels, rows), block_count(s.out_channels, panels * width)
+
+        def inputs(count):
+            return products * (count * padded_ld(rows) + PAD)
+
+        def gradients(count):
+            return products * panels * (count * width + PAD)
+
+        is_shared, slices = row_blocks * column_blocks > LARGEST_OWN, 1
+        if is_shared:
+            all_pairs = row_blocks * inputs(tiles) + column_blocks * gradients(tiles)
+            slices = min(tiles, block_count(all_pairs * itemsize, PAIRS_BYTES))
+        largest = block_count(tiles, slices)
+        ends = [i * tiles // slices for i in range(slices + 1)]
+        slots = min(block_count(largest, block), block_count(MINIMUM_TASKS, row_blocks * column_blocks))
+        own = 0 if is_shared else inputs(block) + gradients(block)
+        return WeightGradient(
+            geometry=g,
+            row_block=rows,
+            column_block=panels * width,
+            slices=[(first, end - first) for first, end in pairwise(ends)],
+            inputs=row_blocks * inputs(largest) if is_shared else 0,
+            gradients=column_blocks * gradients(largest) if is_shared else 0,
+            slots=slots,
+            sums=slots * s.kernel**2 * s.in_channels * s.out_channels if slots > 1 else 0,
+            scratch=products * (rows * panels * width + PAD) + own,
+        )
+
+    @property
+    def shared(self) -> int:
+        """Elements that all threads share."""
+        return self.inputs + self.gradients + self.sums
