@@ -52,7 +52,7 @@ def test_work_of_a_convolution(ledgers):
 
 
 def test_what_a_layer_with_a_relu_moves(ledgers):
-    """fc1 of LeNet-5: on 32x32 images 6x6x16 values in, 120 out. Backward masks dy by y first: read, read and written."""
+    """fc1 of LeNet-5: 6x6x16 values in, 120 out. Backward masks dy by y first: read, read and written."""
     rows = {(row.work.name, row.work.direction): row.work for row in ledgers["lenet5"].rows(_no_limits)}
     x, y, w = IMAGES * 576 * 4, IMAGES * 120 * 4, (576 * 120 + 120) * 4
     assert rows["fc1", "forward"].kind.startswith("Linear+ReLU")
