@@ -64,9 +64,7 @@ def _multiply_panel(g, count, w, transposed, column, columns, next_column, v, v_
     inverse_products = inverse(g[PRODUCTS])
     for k_from in range(0, depth, size):
         d = min(size, depth - k_from)
-        transform_panel(
-            g, w, transposed, column, columns, k_from, d, scratch, u_at, u_matrix, scratch, packed_at, False
-        )
+        transform_panel(g, w, transposed, column, columns, k_from, d, scratch, u_at, u_matrix, scratch, packed_at, None)
         next_from, next_panel = (k_from + d, column) if k_from + d < depth else (0, next_column)
         for k in range(g[PRODUCTS]):
             _prefetch_weights(g, w, transposed, next_panel, next_from, size, k, inverse_products)

@@ -51,7 +51,7 @@ def tile_place(g, tile):
 @worker
 def _gather_weights(g, w, at, row_stride, column_stride, count, u, to, matrix, past_cache):
     n = g[KERNEL]
-    if past_cache:
+    if past_cache is not None:  # Numba compiles the branch that is taken, and the other one not at all
         gather_tile(
             WEIGHTS, g[FORM], w, at, row_stride, column_stride, 0, n, 0, n, count, False, w, 0, 0, u, to, matrix, 1
         )  # fmt: skip
@@ -66,7 +66,7 @@ def transform_panel(g, w, transposed, column, count, k_from, k_count, u, to, mat
     """Write G w G' for rows k_from .. k_from + k_count and the `count` columns of a panel; `w` as `transform_weights`.
 
     Row k of the first product goes to ``u[to + k * panel width]``, and `matrix` elements lie between the products.
-    Transposed weights are packed at ``scratch[at]`` first.
+    Transposed weights are packed at ``scratch[at]`` first. `past_cache` is True or None, as for `gather_inputs`.
     """
     kernel_size, depth, width = g[KERNEL], g[DEPTH], panel_width(w)
     taps, tap, ldw = kernel_size * kernel_size, depth * g[COLUMNS], depth if transposed else g[COLUMNS]
@@ -110,13 +110,16 @@ def transform_weights(g, w, transposed, first, columns, u, scratch, scratch_stri
 
 @worker
 def gather_inputs(g, first, count, x, ldx, kind, coefficients, channel, channels, v, v_at, ldv, matrix, past_cache):
-    """v[k][t] = B' d B for tiles first .. first + count; `matrix` elements lie between the products' matrices."""
+    """v[k][t] = B' d B for tiles first .. first + count; `matrix` elements lie between the products' matrices.
+
+    They are written past the caches if `past_cache` is True, else None.
+    """
     height, width, step = g[SOURCE_HEIGHT], g[SOURCE_WIDTH], g[STEP]
     image, i, j = tile_place(g, first)
     for t in range(count):
         h, w = i * step - g[PADDING], j * step - g[PADDING]
         at = ((image * height + h) * width + w) * ldx + channel
-        if past_cache:
+        if past_cache is not None:
             gather_tile(
                 INPUT, g[FORM], x, at, width * ldx, ldx, -h, height - h, -w, width - w, channels,
                 kind == SCALE_SHIFT_RELU, coefficients, channel, g[DEPTH] + channel, v, v_at + t * ldv, matrix, 1,
@@ -287,7 +290,7 @@ def correlate_tiles(
             tiles = min(g[BLOCK], all_tiles(g) - block * g[BLOCK])
             gather_inputs(
                 g, block * g[BLOCK], tiles, x, ldx, kind, coefficients, 0, g[DEPTH], inputs, at, padded_ld(g[DEPTH]),
-                matrix, False,
+                matrix, None,
             )  # fmt: skip
         _correlate_block(
             g, block, first + j, min(group, columns - j), x, ldx, reads, inputs, inputs_at,

@@ -39,7 +39,7 @@ ROWS_BETWEEN_REQUESTS = 16  # of a product, for memory
 def _gather_output_gradients(g, first, count, dy, lddy, column, columns, d, d_at, matrix, past_cache):
     """Write A dy A' for tiles first .. first + count as panels of [PRODUCTS][tiles][panel width].
 
-    `matrix` elements lie between the matrices of two products.
+    `matrix` elements lie between the matrices of two products; `past_cache` as for `gather_inputs`.
     """
     height, width, tile = g[TARGET_HEIGHT], g[TARGET_WIDTH], g[TILE]
     lanes = panel_width(dy)
@@ -49,7 +49,7 @@ def _gather_output_gradients(g, first, count, dy, lddy, column, columns, d, d_at
         for t in range(count):
             h, w = i * tile, j * tile
             at = ((image * height + h) * width + w) * lddy + column + c
-            if past_cache:
+            if past_cache is not None:
                 gather_tile(
                     OUTPUT_GRADIENT, g[FORM], dy, at, width * lddy, lddy, 0, height - h, 0, width - w, n,
                     False, dy, 0, 0, d, to + t * lanes, matrix, 1,
@@ -128,8 +128,8 @@ def _transform_and_multiply(
     inverse_parts = inverse(g[PRODUCTS] * block_count(channels, ROWS_BETWEEN_REQUESTS))
     for block in range(begin, end):
         at, count = first + block * g[BLOCK], min(g[BLOCK], tiles - block * g[BLOCK])
-        gather_inputs(g, at, count, x, ldx, kind, coefficients, channel, channels, u, v_at, ldv, v_matrix, False)
-        _gather_output_gradients(g, at, count, dy, lddy, column, columns, u, d_at, d_matrix, False)
+        gather_inputs(g, at, count, x, ldx, kind, coefficients, channel, channels, u, v_at, ldv, v_matrix, None)
+        _gather_output_gradients(g, at, count, dy, lddy, column, columns, u, d_at, d_matrix, None)
         next_block = at // g[BLOCK] + 1
         x_at = first_row_of_block(g, next_block, g[STEP], g[SOURCE_HEIGHT], g[SOURCE_WIDTH]) * ldx + channel
         dy_at = first_row_of_block(g, next_block, g[TILE], g[TARGET_HEIGHT], g[TARGET_WIDTH]) * lddy + column
