@@ -1,11 +1,12 @@
 """Lifetimes to offsets: values that live at once never share a byte."""
 
 import itertools
+from unittest import mock
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cnnzoo.graph.liveness import ALIGNMENT, Value, place
+from cnnzoo.graph.liveness import ALIGNMENT, ORDERS, Value, place
 
 
 @st.composite
@@ -40,6 +41,16 @@ def test_places(values):
     assert find_overlaps(values) == []
     assert all(v.offset >= 0 and v.offset % ALIGNMENT == 0 and v.offset + v.size <= total for v in values)
     assert find_lower_bound(values) <= total <= sum(aligned(v.size) for v in values)
+
+
+@given(values=st.lists(values(), max_size=25))
+def test_the_better_order_counts(values):
+    sizes = []
+    for order in ORDERS:
+        with mock.patch("cnnzoo.graph.liveness.ORDERS", (order,)):
+            sizes.append(place(values))
+    assert place(values) == min(sizes)
+    assert find_overlaps(values) == []
 
 
 @given(values=st.lists(values(), max_size=12))
