@@ -2,6 +2,7 @@
 
 import atexit
 import contextlib
+import io
 import os
 import platform
 import sys
@@ -158,7 +159,11 @@ class MpiEngine(Engine):
         """Print an error as Python does where nobody handles it, and end all ranks."""
         if isinstance(error, self._mpi.Exception):
             time.sleep(2)  # another rank has gone, and the watch ends this one
-        self._print_error(kind, error, traceback)
+        text = io.StringIO()
+        with contextlib.redirect_stderr(text):
+            self._print_error(kind, error, traceback)
+        with contextlib.suppress(OSError, ValueError):
+            sys.stderr.write(text.getvalue())  # whole: launchers pass on the pieces of several ranks in any order
         self._end_all(f"cnnzoo: {self.place}: {kind.__name__}: {error}", 1)
 
     def _end_all(self, line: str, code: int) -> None:

@@ -103,6 +103,7 @@ class Watched:
     def fail(self, line: str) -> None:
         """Have a line printed, if no other rank was first; print it here where no watch does. Then all may be ended."""
         self._ends = True
+        time.sleep(_PASSING_ON)  # what this rank has printed comes first
         if not (self._send(line.encode()) and self._told.wait(_PATIENCE)):
             _print(line.encode())
         time.sleep(_PASSING_ON)
