@@ -31,6 +31,7 @@ from numba import prange
 
 from cnnzoo.kernels.blocks import STRIP, block_count, block_rows, row
 from cnnzoo.kernels.compile import kernel, worker
+from cnnzoo.kernels.elementwise import column_sums
 from cnnzoo.kernels.simd import (
     add,
     lanes,
@@ -52,14 +53,7 @@ ROWS_AHEAD = 6  # rows are asked for so long before they are read: those of a co
 def block_statistics(x, ldx, rows, channels, mean, m2):
     """Write mean and M2, T[channels] each, of `rows` >= 1 rows."""
     px, p_mean, p_m2 = pointer(x), pointer(mean), pointer(m2)
-    mean[:] = 0
-    for start in range(0, rows, STRIP):
-        for c in range(0, channels, lanes(px)):
-            n = channels - c
-            total = load(p_mean, c, n)
-            for r in range(start, min(start + STRIP, rows)):
-                total = add(total, load(px, r * ldx + c, n))
-            store(p_mean, c, n, total)
+    column_sums(x, ldx, rows, channels, mean)
     reciprocal = x.dtype.type(1 / rows)
     for c in range(channels):
         mean[c] *= reciprocal

@@ -48,7 +48,8 @@ def copy_rows(x, ldx, y, ldy, rows, channels, accumulate):
 
 
 @worker
-def _sum_rows(x, ldx, rows, channels, sums):
+def column_sums(x, ldx, rows, channels, sums):
+    """sums[c] = sum over r of x[r, c], in the order of the rows."""
     px, p = pointer(x), pointer(sums)
     sums[:] = 0
     for start in range(0, rows, STRIP):
@@ -82,7 +83,7 @@ def sum_rows(x, ldx, rows, channels, partials, y, accumulate):
     blocks = block_count(rows, size)
     for block in prange(blocks):
         first = np.int64(block) * size
-        _sum_rows(x[first * ldx :], ldx, min(size, rows - first), channels, row(partials, channels, block, channels))
+        column_sums(x[first * ldx :], ldx, min(size, rows - first), channels, row(partials, channels, block, channels))
     add_partials(partials, blocks, y, accumulate)
 
 

@@ -21,6 +21,7 @@ from cnnzoo.kernels.simd import (
 )
 
 NO_WINNER = 255
+"""Kept instead of a place in a window where nothing of it is positive, behind a ReLU."""
 
 
 @worker

@@ -27,7 +27,6 @@ from cnnzoo.kernels.winograd_passes import (
     all_tiles,
     block_elements,
     finish_panel,
-    finish_statistics,
     transform_panel,
 )
 
@@ -104,4 +103,3 @@ def correlate_panels(
             g, first, count, column, columns, scratch, m_at, kind, coefficients, z, ldz, y, ldy, accumulate, bias,
             rectify, sums, sums_at, first_row, rows,
         )  # fmt: skip
-        finish_statistics(g, column, columns, kind, y, ldy, sums, sums_at, first_row, rows)

@@ -195,7 +195,7 @@ def finish_panel(
     g, first, count, column, columns, m, m_at, kind, coefficients, z, ldz, y, ldy, accumulate, bias, rectify, sums,
     sums_at, first_row, rows,
 ):  # fmt: skip
-    """y (+)= epilogue(A' m A + bias) for tiles first .. first + count and the columns of a panel.
+    """y (+)= epilogue(A' m A + bias) for tiles first .. first + count and the columns of a panel; write their `sums`.
 
     The products at ``m[m_at]``, [PRODUCTS][BLOCK][panel width] with PAD after each, are of a block of tiles; its rows
     of y begin with `first_row`.
@@ -212,12 +212,7 @@ def finish_panel(
             m, run_at, width, z, first_row * ldz + column, ldz, coefficients, g[COLUMNS], column, columns, rows, rows,
             y, first_row * ldy + column, ldy, accumulate, sums, sums_at,
         )  # fmt: skip
-
-
-@worker
-def finish_statistics(g, column, columns, kind, y, ldy, sums, sums_at, first_row, rows):
-    """Write mean and M2 of columns of a block's rows of y, unless `sums` is empty or the epilogue's."""
-    if sums.size > 0 and kind != SCALE_MASKED:
+    elif sums.size > 0:
         at = sums_at + column
         m2_at = at + g[COLUMNS]
         mean, m2 = sums[at : at + columns], sums[m2_at : m2_at + columns]
@@ -256,7 +251,6 @@ def _correlate_block(
             g, first, count, at, n, m, m_at, kind, coefficients, z, ldz, y, ldy, accumulate, bias, rectify, sums,
             sums_at, first_row, rows,
         )  # fmt: skip
-    finish_statistics(g, column, columns, kind, y, ldy, sums, sums_at, first_row, rows)
 
 
 @kernel(
