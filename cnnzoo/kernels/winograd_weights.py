@@ -32,7 +32,6 @@ from cnnzoo.kernels.winograd_passes import (
 )
 
 TILES_DEPTH = 256  # tiles of a product before its sums are stored
-ROWS_BETWEEN_REQUESTS = 16  # of a product, for memory
 
 
 @worker
@@ -125,7 +124,7 @@ def _transform_and_multiply(
     v_at = u_at + g[PRODUCTS] * u_matrix
     d_at = v_at + v_block
     sources, targets = rows_of_block(g, g[STEP], g[SOURCE_WIDTH]), rows_of_block(g, g[TILE], g[TARGET_WIDTH])
-    inverse_parts = inverse(g[PRODUCTS] * block_count(channels, ROWS_BETWEEN_REQUESTS))
+    inverse_products = inverse(g[PRODUCTS])
     for block in range(begin, end):
         at, count = first + block * g[BLOCK], min(g[BLOCK], tiles - block * g[BLOCK])
         gather_inputs(g, at, count, x, ldx, kind, coefficients, channel, channels, u, v_at, ldv, v_matrix, None)
@@ -135,17 +134,13 @@ def _transform_and_multiply(
         dy_at = first_row_of_block(g, next_block, g[TILE], g[TARGET_HEIGHT], g[TARGET_WIDTH]) * lddy + column
         next_x = Region(pointer(x), x_at, ldx, sources, channels, False)
         next_dy = Region(pointer(dy), dy_at, lddy, targets, columns, False)
-        part = 0
         for k in range(g[PRODUCTS]):
-            for c in range(0, channels, ROWS_BETWEEN_REQUESTS):
-                prefetch_region(part_of(next_x, part, inverse_parts), x.itemsize)
-                prefetch_region(part_of(next_dy, part, inverse_parts), x.itemsize)
-                part += 1
-                multiply_block(
-                    min(ROWS_BETWEEN_REQUESTS, channels - c), columns, count, u, v_at + k * v_matrix + c, 1, ldv,
-                    u, d_at + k * d_matrix, g[PRODUCTS] * d_matrix, u, u_at + k * u_matrix + c * ldu, ldu,
-                    block > begin,
-                )  # fmt: skip
+            prefetch_region(part_of(next_x, k, inverse_products), x.itemsize)
+            prefetch_region(part_of(next_dy, k, inverse_products), x.itemsize)
+            multiply_block(
+                channels, columns, count, u, v_at + k * v_matrix, 1, ldv, u, d_at + k * d_matrix,
+                g[PRODUCTS] * d_matrix, u, u_at + k * u_matrix, ldu, block > begin,
+            )  # fmt: skip
 
 
 @worker
