@@ -235,6 +235,10 @@ class Operator:
         """Return the multiply-adds of one image forward, by the direct method; 0 but for weighted sums."""
         return 0
 
+    def pooled(self, *inputs: Extent) -> int:
+        """Return the values of all windows of one image; 0 but for pools."""
+        return 0
+
     def algorithm(self, c: Context, direction: Pass) -> str:
         """Return the name of the algorithm that a pass uses, where there is a choice."""
         return ""

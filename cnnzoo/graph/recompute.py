@@ -15,7 +15,7 @@ import numpy as np
 from cnnzoo.graph.algorithms import Planned
 from cnnzoo.graph.sharing import Region
 from cnnzoo.graph.timeline import can_be_recomputed, first_reads, schedule_recomputation
-from cnnzoo.kernels.costs import MOVED_VALUE
+from cnnzoo.kernels.costs import MOVED_VALUE, POOLED_VALUE
 
 if TYPE_CHECKING:
     from cnnzoo.graph.layout import Layout
@@ -41,7 +41,7 @@ class Choice(NamedTuple):
     weighted_sums: bool
 
 
-MEMORY = {"fast": Choice(0.015, weighted_sums=False), "lean": Choice(0.2, weighted_sums=True)}
+MEMORY = {"fast": Choice(0.011, weighted_sums=False), "lean": Choice(0.2, weighted_sums=True)}
 
 
 def choose_recomputed(kept: Layout, choice: Choice) -> list[Region]:
@@ -161,7 +161,7 @@ class Peak:
 
 
 def _moved(layout: Layout, k: int) -> float:
-    """Return the time that a node takes to read its inputs and write its output, in one pass."""
+    """Return the time that a node takes to read its inputs, to compare windows and to write its output, in one pass."""
     node = layout.graph.nodes[k]
     output = layout.sharing.region(node.output)
     if node.operator.deferred or (
@@ -169,7 +169,8 @@ def _moved(layout: Layout, k: int) -> float:
     ):
         return 0.0
     values = sum(x.extent.size for x in (*node.inputs, node.output))
-    return layout.images * values * MOVED_VALUE
+    pooled = node.operator.pooled(*(x.extent for x in node.inputs))
+    return layout.images * (values * MOVED_VALUE + pooled * POOLED_VALUE)
 
 
 def forward_cost(layout: Layout, k: int) -> float:

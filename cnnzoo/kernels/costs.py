@@ -18,6 +18,7 @@ TRANSFORMED_SUM_VECTOR = 3.0  # the same of a weight gradient, out of the transf
 SUMMED_VECTOR = 2.0  # of a weight gradient that is written, once for each product that is added to it
 STEP_VECTOR = 0.5  # of a depthwise sum: one tap
 MOVED_VALUE = 0.3  # of an activation read or written, where two cores share the memory
+POOLED_VALUE = 0.06  # of a pool's window: one value
 
 COST_LANES = 16  # of the vectors that the figures above count
 

@@ -48,6 +48,10 @@ class _WindowPool(Operator):
         """Hand the input's extent to the passes."""
         return Requirements(state=inputs[0])
 
+    def pooled(self, *inputs: Extent) -> int:
+        """Return the values of all windows, padding among them."""
+        return self.output_extent(*inputs).size * self.window**2
+
     def _geometry(self, c: Context) -> tuple[int, ...]:
         x = c.state
         return c.images, x.height, x.width, x.channels, self.window, self.stride, self.padding
