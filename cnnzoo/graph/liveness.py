@@ -55,10 +55,11 @@ def place(values: list[Value]) -> int:
     """Set the offset of every value and return the size of the arena in bytes."""
     best, bound = math.inf, _most_at_once(values)
     for order in ORDERS:
-        offsets, total = _place_in_order(sorted(values, key=order))
+        in_order = sorted(values, key=order)
+        offsets, total = _place_in_order(in_order)
         if total < best:
             best = total
-            for value, offset in offsets.items():
+            for value, offset in zip(in_order, offsets, strict=True):
                 value.offset = offset
         if best == bound:
             break
@@ -74,28 +75,19 @@ def _most_at_once(values: list[Value]) -> int:
     return max(accumulate((changes[step] for step in sorted(changes)), initial=0))
 
 
-def _place_in_order(values: list[Value]) -> tuple[dict[Value, int], int]:
+def _place_in_order(values: list[Value]) -> tuple[list[int], int]:
     """Return each value's lowest free offset, if they come in this order, and where the last one ends."""
-    offsets: dict[Value, int] = {}
-    total = 0
-    for value in values:
-        taken = sorted(
-            (offset, offset + _aligned(other.size))
-            for other, offset in offsets.items()
-            if other.first <= value.last and value.first <= other.last
-        )
-        offsets[value] = _lowest_gap(taken, _aligned(value.size))
-        total = max(total, offsets[value] + _aligned(value.size))
-    return offsets, total
-
-
-def _lowest_gap(taken: list[tuple[int, int]], size: int) -> int:
-    offset = 0
-    for first, end in taken:
-        if first - offset >= size:
-            break
-        offset = max(offset, end)
-    return offset
+    sizes = np.array([_aligned(value.size) for value in values], np.int64)
+    first, last = (np.array([getattr(value, end) for value in values], np.int64) for end in ("first", "last"))
+    offsets, ends = np.zeros(len(values), np.int64), np.zeros(len(values), np.int64)
+    for i, size in enumerate(sizes):
+        others = np.flatnonzero((first[:i] <= last[i]) & (first[i] <= last[:i]))
+        others = others[np.argsort(offsets[others], kind="stable")]
+        free = np.concatenate([[0], np.maximum.accumulate(ends[others])])  # where nothing before the next one lies
+        gaps = np.flatnonzero(offsets[others] - free[:-1] >= size)
+        offsets[i] = free[gaps[0]] if gaps.size else free[-1]
+        ends[i] = offsets[i] + size
+    return offsets.tolist(), int(ends.max(initial=0))
 
 
 def _aligned(size: int) -> int:
