@@ -35,13 +35,16 @@ CHOICE_THREADS = 2
 
 
 class Choice(NamedTuple):
-    """What may be recomputed: the largest share of a step's estimated time, and whether weighted sums are."""
+    """What may be recomputed: the largest share of a step's estimated time, and whether more than one pass over memory.
+
+    That is what weighted sums take, and what reads more than twice as much as it writes, as a pool with a stride does.
+    """
 
     share: float
-    weighted_sums: bool
+    more_than_a_pass: bool
 
 
-MEMORY = {"fast": Choice(0.011, weighted_sums=False), "lean": Choice(0.2, weighted_sums=True)}
+MEMORY = {"fast": Choice(0.011, more_than_a_pass=False), "lean": Choice(0.2, more_than_a_pass=True)}
 
 
 def choose_recomputed(kept: Layout, choice: Choice) -> list[Region]:
@@ -53,11 +56,18 @@ def choose_recomputed(kept: Layout, choice: Choice) -> list[Region]:
     peak = Peak(kept)
     costs = {k: forward_cost(kept, k) for k in range(len(kept.graph.nodes))}
     cost = {region: sum(costs[k] for k in region.writers) for region in peak.candidates}
-    sums = {k for k, need in enumerate(kept.requirements) if isinstance(need.state, Planned)}
-    allowed = [r for r in peak.candidates if choice.weighted_sums or sums.isdisjoint(r.writers)]
+    costly = {k for k in costs if not _takes_a_pass(kept, k)}
+    allowed = [r for r in peak.candidates if choice.more_than_a_pass or costly.isdisjoint(r.writers)]
     order = sorted(allowed, key=lambda region: cost[region] / region.size)
     total = sum(costs[k] + backward_cost(kept, k) for k in kept.timeline.backward_nodes)
     return _lower(peak, order, cost, choice.share * total)
+
+
+def _takes_a_pass(layout: Layout, k: int) -> bool:
+    """Tell whether a node's forward is one pass over memory; see `Choice`."""
+    node = layout.graph.nodes[k]
+    values = sum(x.extent.size for x in node.inputs)
+    return not isinstance(layout.requirements[k].state, Planned) and values <= 2 * node.output.extent.size
 
 
 def choose_narrowed(kept: Layout, recomputed: Collection[Region]) -> list[Region]:

@@ -13,6 +13,7 @@ from cnnzoo.kernels.compile import kernel, worker
 from cnnzoo.kernels.simd import (
     lanes,
     load,
+    multiply_add,
     pointer,
     splat,
     store,
@@ -45,15 +46,22 @@ def _covering(position, outputs, window, stride, padding):
 
 @worker
 def _max_pool_row(
-    x, ldx, first, y, ldy, y_at, winner, saves, p, height, width, channels, window, stride, padding, rectify
+    x, ldx, first, coefficients, applies, y, ldy, y_at, winner, saves, p, height, width, channels, window, stride,
+    padding, rectify,
 ):  # fmt: skip
-    """One output row `p` of one image: `first` is the image's first pixel in x, `y_at` the row's first in y."""
+    """One output row `p` of one image: `first` is the image's first pixel in x, `y_at` the row's first in y.
+
+    If `applies`, the coefficients are, and `rectify` is set.
+    """
     top, bottom = _taps(p, height, window, stride, padding)
     for q in range(_output_size(width, window, stride, padding)):
         left, right = _taps(q, width, window, stride, padding)
         corner = first + (p * stride - padding) * width + q * stride - padding
         for c in range(0, channels, lanes(y)):
             n = channels - c
+            scale = shift = splat(y, 0)
+            if applies:
+                scale, shift = load(coefficients, c, n), load(coefficients, channels + c, n)
             if rectify:
                 best, place = splat(y, 0), splat(y, NO_WINNER)
             else:
@@ -61,6 +69,8 @@ def _max_pool_row(
             for i in range(top, bottom):
                 for j in range(left, right):
                     value = load(x, (corner + i * width + j) * ldx + c, n)
+                    if applies:
+                        value = multiply_add(value, scale, shift)
                     place = where_greater(value, best, splat(y, i * window + j), place)
                     best = where_greater(value, best, value, best)
             store(y, (y_at + q) * ldy + c, n, best)
@@ -68,9 +78,14 @@ def _max_pool_row(
                 store_bytes(winner, (y_at + q) * channels + c, n, place)
 
 
-@kernel("void(T[::1], i8, T[::1], i8, u1[::1], i8, i8, i8, i8, i8, i8, i8, bool_)", parallel=True)
-def max_pool_forward(x, ldx, y, ldy, winner, images, height, width, channels, window, stride, padding, rectify):
+@kernel("void(T[::1], i8, T[::1], T[::1], i8, u1[::1], i8, i8, i8, i8, i8, i8, i8, bool_)", parallel=True)
+def max_pool_forward(
+    x, ldx, coefficients, y, ldy, winner, images, height, width, channels, window, stride, padding, rectify
+):
     """y = the maximum of each window, or of it and 0 if `rectify`; the first of equals wins, and a NaN, as in PyTorch.
+
+    `coefficients`, scale and shift [2][channels] at least, are applied on load: y = the maximum of each window of scale
+    x + shift and of 0. Empty, they are not.
 
     `winner`, u1[images * output pixels * channels], becomes the winner's place in its window, counted along rows, or
     `NO_WINNER` where that 0 is the maximum; empty, nothing is saved. Padding never wins: each window must cover a pixel
@@ -84,8 +99,9 @@ def max_pool_forward(x, ldx, y, ldy, winner, images, height, width, channels, wi
         first = np.int64(block) * size
         for r in range(first, min(first + size, out_rows)):
             _max_pool_row(
-                pointer(x), ldx, r // out_height * height * width, pointer(y), ldy, r * out_width, pointer(winner),
-                winner.size > 0, r % out_height, height, width, channels, window, stride, padding, rectify,
+                pointer(x), ldx, r // out_height * height * width, pointer(coefficients), coefficients.size > 0,
+                pointer(y), ldy, r * out_width, pointer(winner), winner.size > 0, r % out_height, height, width,
+                channels, window, stride, padding, rectify or coefficients.size > 0,
             )  # fmt: skip
 
 

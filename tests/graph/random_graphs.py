@@ -297,11 +297,20 @@ def rectified_convolutions():
     return _head(layers.relu(layers.linear(layers.add(z, x), 7, name="linear")))
 
 
+def batch_norm_before_pools():
+    """Max pools that apply a batch norm on load: of an input that another one reads, and of a concatenation."""
+    x = _stem()
+    y = layers.max_pool(layers.relu(layers.batch_norm(x, name="bn1")), 3, stride=2, padding=1)
+    both = layers.concatenate(x, layers.conv(x, 4, 3, name="conv"))
+    z = layers.max_pool(layers.relu(layers.batch_norm(both, name="bn2")), 2)
+    return _head(layers.concatenate(y, z))
+
+
 DELICATE = [
     rectified_images, images_read_again, images_added_twice, added_to_itself, batch_norm_added_to_its_input,
     input_added_to_its_batch_norm, read_by_three, rectified_after_it_was_saved, chain_in_place, dead_branch,
     batch_norm_read_twice, both_terms_are_batch_norms, concatenated_with_itself, term_of_two_concatenations,
     dense_block, rectified_concatenation, linear_and_concatenation, concatenation_and_linear, batch_norm_on_load,
     batch_norm_before_winograd, batch_norm_before_1x1, residual_before_1x1, residual_before_pool, shortcut_read_again,
-    rectified_convolutions,
+    rectified_convolutions, batch_norm_before_pools,
 ]  # fmt: skip

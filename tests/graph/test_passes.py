@@ -270,6 +270,16 @@ def test_batch_norm_on_load(kernel, channels, relu, residual, again, deferred):
     assert nodes["bn"].deferred == nodes["reader"].applies_batch_norm == deferred
 
 
+@pytest.mark.parametrize("stride", [1, 2])
+def test_batch_norm_on_load_of_a_max_pool(stride):
+    """Windows a pixel apart would load each value nine times."""
+    y = layers.relu(layers.batch_norm(stem(), name="bn"))
+    y = layers.max_pool(y, 3, stride=stride, padding=1)
+    graph = rewrite(y.graph, (fuse_batch_norm_relu, apply_batch_norm_on_load))
+    nodes = {node.name: node.operator for node in graph.nodes}
+    assert nodes["bn"].deferred == nodes["max_pool1"].applies_batch_norm == (stride == 2)
+
+
 def find_on_load(net):
     """Return what the batch norm before the wide convolution is, which Winograd's algorithm computes by the table."""
     nodes = {node.name: node.operator for node in net.graph.nodes}

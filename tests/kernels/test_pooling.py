@@ -55,17 +55,18 @@ def output_shape(shape, window, stride, padding):
 class Pool:
     """Max or average pooling of one geometry as functions of [N, H, W, C]; outputs stand between guards."""
 
-    def __init__(self, kind, geometry, margin=(0, 0), dtype=np.float64, rectify=False):
+    def __init__(self, kind, geometry, margin=(0, 0), dtype=np.float64, rectify=False, coefficients=()):
         self.shape, *self.window = geometry
         self.geometry = (*self.shape, *self.window)
         self.output_shape = output_shape(*geometry)
         self.is_max, self.rectify, self.margin, self.dtype = kind == "max", rectify, margin, dtype
+        self.coefficients = np.array(coefficients, dtype)
 
     def forward(self, x, save=True):
         x, y = as_rows(x, self.margin, self.dtype), as_rows(np.zeros(self.output_shape), self.margin, self.dtype)
         if self.is_max:
             winner = np.full(y.values.size if save else 0, 254, np.uint8)
-            max_pool_forward(*x.arguments, *y.arguments, winner, *self.geometry, self.rectify)
+            max_pool_forward(*x.arguments, self.coefficients, *y.arguments, winner, *self.geometry, self.rectify)
             self.winner = winner
         else:
             average_pool_forward(*x.arguments, *y.arguments, *self.geometry)
@@ -111,6 +112,19 @@ def test_rectified_max_pool_is_the_max_pool_of_a_relu(dtype, geometry, margin, s
     expected, of_start = plain.backward(np.where(y > 0, dy, 0)), plain.backward(np.where(y > 0, dy, 0), start)
     np.testing.assert_array_equal(pool.backward(dy), expected)
     np.testing.assert_array_equal(pool.backward(dy, start), of_start)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@given(geometry=geometries(), margin=margins, seed=seeds)
+def test_coefficients_are_applied_on_load(dtype, geometry, margin, seed):
+    """Bit for bit the rectified pool of scale x + shift, whole numbers here; a third row is not read."""
+    rng = np.random.default_rng(seed)
+    x = rng.integers(-6, 7, geometry[0]).astype(dtype)
+    scale, shift = rng.integers(-2, 3, (2, geometry[0][-1]))
+    applied = Pool("max", geometry, margin, dtype, coefficients=(*scale, *shift, *np.full(scale.size, np.nan)))
+    plain = Pool("max", geometry, margin, dtype, rectify=True)
+    np.testing.assert_array_equal(applied.forward(x), plain.forward(x * scale + shift))
+    np.testing.assert_array_equal(applied.winner, plain.winner)
 
 
 @pytest.mark.parametrize("geometry", NETWORK_GEOMETRIES)

@@ -64,6 +64,7 @@ class MaxPool(_WindowPool):
     """
 
     relu = False
+    applies_batch_norm = False  # the input is a deferred batch norm + ReLU, applied on load; set by a pass
 
     def __init__(self, name: str, window: int, stride: int | None, padding: int):
         super().__init__(name, window, stride, padding)
@@ -81,9 +82,12 @@ class MaxPool(_WindowPool):
         return Requirements(inputs[0], {"winner": (size, np.dtype(np.uint8))} if training else {})
 
     def forward(self, c: Context) -> None:
-        """y = the maximum of each window, of 0 too with a ReLU."""
+        """y = the maximum of each window, of 0 too with a ReLU, or with the batch norm of x applied on load."""
         x, y, winner = c.x[0], c.y, c.kept.get("winner", _NOT_KEPT)
-        max_pool_forward(x.data, x.ld, y.data, y.ld, winner, *self._geometry(c), self.relu)
+        coefficients = np.empty(0, x.data.dtype)
+        if self.applies_batch_norm:
+            (coefficients,) = (lent.array for lent in c.borrowed.values())
+        max_pool_forward(x.data, x.ld, coefficients, y.data, y.ld, winner, *self._geometry(c), self.relu)
 
     def backward(self, c: Context) -> None:
         """dx (+)= dy at each window's maximum, if it passed the ReLU; the sum of those of windows that share it."""
