@@ -172,6 +172,10 @@ class Context:
     accumulate_gradients: bool = False
     random_key: int = 0
 
+    def lent(self, name: str) -> np.ndarray:
+        """Return the array of that name that another node lends."""
+        return next(lent.array for loan, lent in self.borrowed.items() if loan.name == name)
+
 
 class Operator:
     """Base of all operators; an instance belongs to one node.
@@ -236,7 +240,7 @@ class Operator:
         return 0
 
     def pooled(self, *inputs: Extent) -> int:
-        """Return the values of all windows of one image; 0 but for pools."""
+        """Return the values of all windows of one image; 0 but for pools over windows."""
         return 0
 
     def algorithm(self, c: Context, direction: Pass) -> str:
@@ -258,6 +262,10 @@ class Operator:
             matrices += [c.dy, c.dy, c.y] if c.line.rows else []
             arrays += [*c.gradients.values()] * (1 + c.accumulate_gradients)
         return sum(matrix.nbytes for matrix in matrices) + sum(array.nbytes for array in arrays)
+
+    def values(self, c: Context) -> np.ndarray:
+        """Return y, [rows, channels], as its readers take it."""
+        return c.y.values
 
     def forward(self, c: Context) -> None:
         """Compute c.y from c.x."""

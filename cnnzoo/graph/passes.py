@@ -111,7 +111,7 @@ def apply_batch_norm_on_load(graph: Graph) -> Graph:
 
     The normalized tensor is then never written, read or kept for backward; and where the algorithm of the input
     gradient can, it does the first half of the batch norm's backward before it stores what it has computed.
-    Pools are left out whose windows lie a pixel apart: they load every value once for each pixel of a window.
+    Pools are left out that load each value more often than those of 3x3 windows two pixels apart.
     Convolutions are left out that would normalize every value once a tap: a depthwise one does, but waits for memory,
     and Winograd's about twice. That follows from the algorithm that is preferred: this pass may be run again when
     another one is. What is pinned does not count, for it may differ between numbers of images.
@@ -126,7 +126,7 @@ def apply_batch_norm_on_load(graph: Graph) -> Graph:
             on_load = _loads_each_value_once(reader, node.output.extent)
             operator.deferred = reader.applies_batch_norm = on_load
             reader.borrows = (Loan(operator, "coefficients"), Loan(operator, "gradient_sums")) if on_load else ()
-        elif isinstance(reader, MaxPool) and reader.stride > 1:
+        elif isinstance(reader, MaxPool) and 2 * reader.window <= 3 * reader.stride:
             operator.deferred = reader.applies_batch_norm = True
             reader.borrows = (Loan(operator, "coefficients"),)
     return graph

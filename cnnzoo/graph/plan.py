@@ -114,7 +114,7 @@ class Plan:
             Its name; None where there is none.
         """
         for node, context in self._run_forward(random_key):
-            if node.name in suspects or not np.isfinite(context.y.values).all():
+            if node.name in suspects or not np.isfinite(node.operator.values(context)).all():
                 return node.name
         return None
 

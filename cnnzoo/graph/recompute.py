@@ -1,8 +1,8 @@
 """Which activations are not kept for backward: most bytes for the least time, while time allows.
 
-Times are estimates: the cost table's for weighted sums, and so much for each value that a pass moves. They depend on
-shapes alone, and so does the choice: what is narrowed is part of a run's bits. Scratch, of which each thread
-has some, counts as for `CHOICE_THREADS`.
+Times are estimates: the cost table's for weighted sums, and so much for each value that a pass moves, or a pool's
+window has. They depend on shapes alone, and so does the choice: what is narrowed is part of a run's bits. Scratch, of
+which each thread has some, counts as for `CHOICE_THREADS`.
 """
 
 from __future__ import annotations
@@ -66,8 +66,8 @@ def choose_recomputed(kept: Layout, choice: Choice) -> list[Region]:
 def _takes_a_pass(layout: Layout, k: int) -> bool:
     """Tell whether a node's forward is one pass over memory; see `Choice`."""
     node = layout.graph.nodes[k]
-    values = sum(x.extent.size for x in node.inputs)
-    return not isinstance(layout.requirements[k].state, Planned) and values <= 2 * node.output.extent.size
+    read = sum(x.extent.size for x in node.inputs)
+    return not isinstance(layout.requirements[k].state, Planned) and read <= 2 * node.output.extent.size
 
 
 def choose_narrowed(kept: Layout, recomputed: Collection[Region]) -> list[Region]:
@@ -174,9 +174,7 @@ def _moved(layout: Layout, k: int) -> float:
     """Return the time that a node takes to read its inputs, to compare windows and to write its output, in one pass."""
     node = layout.graph.nodes[k]
     output = layout.sharing.region(node.output)
-    if node.operator.deferred or (
-        node.operator.concatenates and all(layout.sharing.region(x) is output for x in node.inputs)
-    ):
+    if node.operator.concatenates and all(layout.sharing.region(x) is output for x in node.inputs):
         return 0.0
     values = sum(x.extent.size for x in (*node.inputs, node.output))
     pooled = node.operator.pooled(*(x.extent for x in node.inputs))
@@ -186,7 +184,7 @@ def _moved(layout: Layout, k: int) -> float:
 def forward_cost(layout: Layout, k: int) -> float:
     """Return the estimated time of a node's forward pass, in units of `cnnzoo.kernels.costs`."""
     planned = layout.requirements[k].state
-    cost = _moved(layout, k)
+    cost = 0.0 if layout.graph.nodes[k].operator.deferred else _moved(layout, k)
     if isinstance(planned, Planned):
         cost += planned.forward.costs(planned.forward.shape)["forward"]
     return cost
@@ -195,7 +193,8 @@ def forward_cost(layout: Layout, k: int) -> float:
 def backward_cost(layout: Layout, k: int) -> float:
     """Return the estimated time of a node's backward pass."""
     planned = layout.requirements[k].state
-    cost = 2 * _moved(layout, k)
+    is_begun = layout.graph.nodes[k].output in layout.lines.begun
+    cost = 0.0 if is_begun else 2 * _moved(layout, k)
     if isinstance(planned, Planned):
         cost += planned.weight_gradient.costs(planned.weight_gradient.shape)["weight_gradient"]
         if layout.graph.nodes[k].inputs[0] in layout.wanted:

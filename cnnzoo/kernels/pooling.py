@@ -51,7 +51,7 @@ def _max_pool_row(
 ):  # fmt: skip
     """One output row `p` of one image: `first` is the image's first pixel in x, `y_at` the row's first in y.
 
-    If `applies`, the coefficients are, and `rectify` is set.
+    `applies`: the coefficients are applied on load; `rectify` has to be set then.
     """
     top, bottom = _taps(p, height, window, stride, padding)
     for q in range(_output_size(width, window, stride, padding)):

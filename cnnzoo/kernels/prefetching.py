@@ -1,7 +1,7 @@
 """What will be read or written next is brought into the cache while a product, which needs no memory, is computed.
 
-A core can wait for a few lines of memory at a time, and then stops; asked for a few at a time, between the tiles of a
-product, they come without anyone's waiting.
+A core can wait for a few lines of memory at a time, and then stops; asked for a few at a time, between products or
+their tiles, they come without anyone's waiting.
 """
 
 from typing import Any, NamedTuple

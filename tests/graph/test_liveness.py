@@ -44,6 +44,23 @@ def test_places(values):
 
 
 @given(values=st.lists(values(), max_size=25))
+def test_each_takes_the_lowest_free_place(values):
+    with mock.patch("cnnzoo.graph.liveness.ORDERS", ORDERS[:1]):
+        place(values)
+    placed = []
+    for v in sorted(values, key=ORDERS[0]):
+        others = [o for o in placed if max(o.first, v.first) <= min(o.last, v.last)]
+        ends = sorted({0, *(o.offset + aligned(o.size) for o in others)})
+        free = (
+            end
+            for end in ends
+            if all(end + aligned(v.size) <= o.offset or o.offset + aligned(o.size) <= end for o in others)
+        )
+        assert v.offset == next(free)
+        placed.append(v)
+
+
+@given(values=st.lists(values(), max_size=25))
 def test_the_better_order_counts(values):
     sizes = []
     for order in ORDERS:

@@ -270,14 +270,29 @@ def test_batch_norm_on_load(kernel, channels, relu, residual, again, deferred):
     assert nodes["bn"].deferred == nodes["reader"].applies_batch_norm == deferred
 
 
-@pytest.mark.parametrize("stride", [1, 2])
-def test_batch_norm_on_load_of_a_max_pool(stride):
-    """Windows a pixel apart would load each value nine times."""
-    y = layers.relu(layers.batch_norm(stem(), name="bn"))
-    y = layers.max_pool(y, 3, stride=stride, padding=1)
-    graph = rewrite(y.graph, (fuse_batch_norm_relu, apply_batch_norm_on_load))
-    nodes = {node.name: node.operator for node in graph.nodes}
-    assert nodes["bn"].deferred == nodes["max_pool1"].applies_batch_norm == (stride == 2)
+@pytest.mark.parametrize(
+    ("window", "stride", "residual", "again", "deferred"),
+    [
+        (2, 2, False, False, True),
+        (3, 2, False, False, True),
+        (3, 1, False, False, False),  # would load each value nine times
+        (5, 2, False, False, False),  # six times
+        (2, 2, True, False, False),
+        (2, 2, False, True, False),  # somebody else reads the normalized tensor
+    ],
+)
+def test_batch_norm_on_load_of_a_max_pool(window, stride, residual, again, deferred):
+    x = stem()
+    y = layers.batch_norm(layers.conv(x, 4, 3, name="conv"), name="bn")
+    y = layers.relu(layers.add(y, x) if residual else y)
+    pools = [layers.max_pool(y, window, stride=stride, padding=window // 3) for _ in range(1 + again)]
+    graph = (layers.concatenate(*pools) if again else pools[0]).graph
+    graph = rewrite(graph, (fuse_batch_norm_add, fuse_batch_norm_relu, apply_batch_norm_on_load))
+    for _ in range(2):  # the pass may run again
+        nodes = {node.name: node.operator for node in graph.nodes}
+        assert nodes["bn"].deferred == nodes["max_pool1"].applies_batch_norm == deferred
+        assert nodes["max_pool1"].borrows == (((nodes["bn"], "coefficients"),) if deferred else ())
+        graph = apply_batch_norm_on_load(graph)
 
 
 def find_on_load(net):

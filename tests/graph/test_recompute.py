@@ -16,6 +16,8 @@ from cnnzoo.errors import ConfigError
 from cnnzoo.graph import layers, layout, recompute
 from cnnzoo.graph.ledger import Ledger
 from cnnzoo.graph.network import Network
+from cnnzoo.graph.operators.convolution import WeightedSum
+from cnnzoo.graph.operators.pooling import MaxPool
 from cnnzoo.graph.tensor import Extent, Graph
 from cnnzoo.graph.timeline import can_be_recomputed, first_reads
 from cnnzoo.models.registry import build_graph
@@ -159,6 +161,22 @@ def test_time_stays_within_the_share(name, memory):
     assert again <= recompute.MEMORY[memory].share * total
     # DenseNet's batch norms are applied on load: it has nothing left to recompute but convolutions.
     assert again > 0 or (name, memory) == ("densenet121", "fast")
+
+
+@pytest.mark.parametrize(("memory", "is_strided"), [("fast", False), ("lean", True)])
+def test_strided_pools_are_more_than_a_pass(memory, is_strided):
+    """With all the time there is; pools whose windows lie a pixel apart are one pass."""
+    unlimited = recompute.MEMORY[memory]._replace(share=1.0)
+    with mock.patch.dict(recompute.MEMORY, {memory: unlimited}):
+        laid_out, _ = lay_out("googlenet", memory=memory)
+    again = [laid_out.graph.nodes[step.number] for step in laid_out.timeline.steps if step.action == "recompute"]
+    strides = {node.operator.stride for node in again if isinstance(node.operator, MaxPool)}
+    assert strides == ({1, 2} if is_strided else {1})
+    assert any(isinstance(node.operator, WeightedSum) for node in again) == is_strided
+
+
+def test_values_of_windows():
+    assert MaxPool("pool", 3, 2, 1).pooled(Extent(8, 6, 5)) == 4 * 3 * 5 * 9
 
 
 def test_peak_is_not_underestimated():

@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from cnnzoo.kernels.batch_norm import normalize_forward
 from cnnzoo.kernels.pooling import (
     NO_WINNER,
     average_pool_backward,
@@ -125,6 +126,27 @@ def test_coefficients_are_applied_on_load(dtype, geometry, margin, seed):
     plain = Pool("max", geometry, margin, dtype, rectify=True)
     np.testing.assert_array_equal(applied.forward(x), plain.forward(x * scale + shift))
     np.testing.assert_array_equal(applied.winner, plain.winner)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@given(geometry=geometries(), seed=seeds)
+def test_coefficients_round_as_batch_norm_does(dtype, geometry, seed):
+    """Bit for bit the pool of what batch norm + ReLU writes, NaN and infinity among it; saved or not."""
+    rng = np.random.default_rng(seed)
+    channels = geometry[0][-1]
+    x = rng.standard_normal(geometry[0]).astype(dtype)
+    x.reshape(-1)[rng.random(x.size) < 0.05] = rng.choice([np.nan, np.inf, -np.inf])
+    scale, shift = rng.standard_normal((2, channels)).astype(dtype)
+    scale[rng.random(channels) < 0.1] = 0
+    z, flat = np.empty_like(x), x.reshape(-1)
+    arguments = flat, channels, scale, shift, flat, channels, z.reshape(-1), channels, flat.size // channels, channels
+    normalize_forward(*arguments, False, True)
+    applied = Pool("max", geometry, dtype=dtype, coefficients=(*scale, *shift))
+    plain = Pool("max", geometry, dtype=dtype, rectify=True)
+    expected = plain.forward(z)
+    np.testing.assert_array_equal(applied.forward(x), expected)
+    np.testing.assert_array_equal(applied.winner, plain.winner)
+    np.testing.assert_array_equal(applied.forward(x, save=False), expected)
 
 
 @pytest.mark.parametrize("geometry", NETWORK_GEOMETRIES)

@@ -41,6 +41,19 @@ def test_layer_whose_output_overflows():
     assert net.find_not_finite(np.abs(images)) == "fc1"
 
 
+@pytest.mark.parametrize("layer", ["features.1", "features.4"])
+def test_batch_norm_that_overflows_where_it_is_applied(layer):
+    """One that a convolution applies on load, and one that a max pool does."""
+    net = cnnzoo.create_model("vgg16_bn")
+    images, _ = make_batch(net, 4)
+    state = net.state_dict()
+    state[f"{layer}.weight"][:] = 3e38
+    net.load_state_dict(state)
+    with np.errstate(all="ignore"):
+        net.forward(images, training=True)
+    assert net.find_not_finite(images) == layer
+
+
 def test_the_network_stays_as_it_was():
     net = cnnzoo.create_model("googlenet", dropout=0.5)
     images, labels = make_batch(net, 4)

@@ -122,6 +122,14 @@ class BatchNorm(Operator):
         if not self.deferred:
             self.recompute(c)
 
+    def values(self, c: Context) -> np.ndarray:
+        """Return y, computed here where the reader does so on load."""
+        if not self.deferred:
+            return super().values(c)
+        scale, shift, _ = np.split(c.kept["coefficients"], 3)
+        with np.errstate(over="ignore", invalid="ignore"):
+            return np.maximum(c.x[0].values * scale + shift, 0)
+
     def recompute(self, c: Context) -> None:
         """Compute y from x and the coefficients, which stay as they are."""
         x, y = c.x[0], c.y

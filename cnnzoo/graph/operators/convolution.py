@@ -125,12 +125,8 @@ class WeightedSum(Operator):
         """Return the input, or its gradient, as the pixel matrix that the convolution reads."""
         return x
 
-    def _batch_norm(self, c: Context, name: str) -> np.ndarray:
-        """Return an array of the batch norm that is applied on load."""
-        return next(lent.array for loan, lent in c.borrowed.items() if loan.name == name)
-
     def _prologue(self, c: Context) -> Prologue | None:
-        return Prologue(SCALE_SHIFT_RELU, self._batch_norm(c, "coefficients")) if self.applies_batch_norm else None
+        return Prologue(SCALE_SHIFT_RELU, c.lent("coefficients")) if self.applies_batch_norm else None
 
     def forward(self, c: Context) -> None:
         """y = correlate(x, w) + b, with the batch norm of x applied on load and the batch-norm sums of y collected."""
@@ -160,13 +156,13 @@ class WeightedSum(Operator):
         sums, scratch = np.split(c.backward_scratch, [self._gradient_sums(c.state)])
         epilogue = None
         if sums.size > 0:
-            epilogue = Epilogue(SCALE_MASKED, self._batch_norm(c, "coefficients"), x.data, x.ld, sums)
+            epilogue = Epilogue(SCALE_MASKED, c.lent("coefficients"), x.data, x.ld, sums)
         algorithm.input_gradient(
             dy.data, dy.ld, c.weights["weight"], dx.data, dx.ld, scratch, epilogue, accumulate=c.accumulate[0]
         )
         if epilogue:
             blocks = block_count(x.rows, algorithm.gradient_rows)
-            merge_gradient_sums(sums, blocks, self._batch_norm(c, "gradient_sums"))
+            merge_gradient_sums(sums, blocks, c.lent("gradient_sums"))
 
     def _gradient_sums(self, planned: Planned) -> int:
         """Return the elements that the sums of the input gradient's epilogue take; 0 where there is none."""

@@ -82,11 +82,9 @@ class MaxPool(_WindowPool):
         return Requirements(inputs[0], {"winner": (size, np.dtype(np.uint8))} if training else {})
 
     def forward(self, c: Context) -> None:
-        """y = the maximum of each window, of 0 too with a ReLU, or with the batch norm of x applied on load."""
+        """y = the maximum of each window, of 0 too with a ReLU, or with the batch norm + ReLU of x applied on load."""
         x, y, winner = c.x[0], c.y, c.kept.get("winner", _NOT_KEPT)
-        coefficients = np.empty(0, x.data.dtype)
-        if self.applies_batch_norm:
-            (coefficients,) = (lent.array for lent in c.borrowed.values())
+        coefficients = c.lent("coefficients") if self.applies_batch_norm else np.empty(0, x.data.dtype)
         max_pool_forward(x.data, x.ld, coefficients, y.data, y.ld, winner, *self._geometry(c), self.relu)
 
     def backward(self, c: Context) -> None:
