@@ -21,6 +21,22 @@ class Form(NamedTuple):
         """Multiplications of a tile, for each pair of channels."""
         return len(self.matrices.input) ** 2
 
+    @property
+    def distinct_weights(self) -> int:
+        """Transformed weights of a pair of channels: fewer than the products, where some take the same."""
+        return len(self.matrices.weights) ** 2
+
+    @property
+    def order(self) -> list[tuple[int, int]]:
+        """Return each product and the weights that it takes, both counted by rows; those of the same weights together.
+
+        So these lie in a near cache but for the first, or, in the weight gradient, their sums do.
+        """
+        n, rows = len(self.matrices.input), len(self.matrices.weights)
+        row = [min(i, rows - 1) for i in range(n)]
+        pairs = [(i * n + j, row[i] * rows + row[j]) for i in range(n) for j in range(n)]
+        return sorted(pairs, key=lambda pair: pair[1])
+
 
 # Indices of FORMS: a correlation at stride 1, by its kernel; a 3x3 one at stride 2, and its gradient in the input; one
 # of 3x3 at stride 1 and padding 1 on images of 2x2 pixels, each a tile.

@@ -31,7 +31,8 @@ RationalMatrix = tuple[tuple[Fraction, ...], ...]
 class Matrices(NamedTuple):
     """The three transforms of an algorithm with n multiplications, each as it multiplies a column.
 
-    A' [outputs][n], G [n][taps], B' [n][inputs].
+    A' [outputs][n], G [at most n][taps], B' [n][inputs]. Where G has fewer rows, all products from its last row's on
+    take that one.
     """
 
     output: RationalMatrix
@@ -70,7 +71,7 @@ def derive_strided(m: int) -> Matrices:
     pair = derive(m, 2)
     return Matrices(
         output=_beside(pair.output, _unit_rows(m, m)),
-        weights=_spread(pair.weights, 3, (0, 2)) + _unit_rows(m, 3, first=1, step=0),
+        weights=_spread(pair.weights, 3, (0, 2)) + _unit_rows(1, 3, first=1),
         input=_spread(pair.input, 2 * m + 1, range(0, 2 * m + 1, 2)) + _unit_rows(m, 2 * m + 1, first=1, step=2),
     )
 

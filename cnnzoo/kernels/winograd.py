@@ -12,8 +12,9 @@ Summed over input channels, each of the n x n elementwise products is a product 
 inputs times [in, out] of transformed weights. A block of tiles is transformed, multiplied and transformed back while it
 lies in cache. Both F(4x4, 3x3) and F(2x2, 5x5) have n = 6 and the same points, and so the same B. At stride 2 the
 kernel falls apart into 2x2, 2x1, 1x2 and 1x1 kernels on the four phases of the image, and F(4, 2) serves those of two
-taps: 9 multiplications in each direction, for windows of 9 inputs (`toom_cook.derive_strided`). An image of 2x2 pixels
-is a tile by itself, whose window is without its padding (`toom_cook.derive_pair`).
+taps: 9 multiplications in each direction, for windows of 9 inputs (`toom_cook.derive_strided`), four of which take the
+same weights: 36 transformed ones serve 81 products. An image of 2x2 pixels is a tile by itself, whose window is without
+its padding (`toom_cook.derive_pair`).
 
 The input gradient is the same correlation of dy with the kernel rotated by half a turn and its channels exchanged, at
 padding r - 1 - padding; at stride 2 it is no correlation, and has matrices of its own. The weight gradient is the
@@ -107,7 +108,8 @@ class Winograd:
             tiles = s.images * block_count(extents[0], form.tile) * block_count(extents[1], form.tile)
             products = tiles * depth * columns * COST_LANES * MULTIPLY_ADD
             transforms = tiles * (depth_vectors + columns) * TRANSFORMED_VECTOR
-            return form.products * (products + transforms + depth * columns * weight_vector)
+            weights = depth * columns * weight_vector
+            return form.products * (products + transforms) + form.distinct_weights * weights
 
         forward = forms[0], (s.out_height, s.out_width), s.in_channels, ins, outs
         input_gradient = forms[1], (s.height, s.width), s.out_channels, outs, ins

@@ -18,6 +18,7 @@ from cnnzoo.kernels.winograd_passes import (
     BLOCK,
     COLUMNS,
     DEPTH,
+    DISTINCT,
     IMAGES,
     KERNEL,
     PAD,
@@ -27,6 +28,7 @@ from cnnzoo.kernels.winograd_passes import (
     all_tiles,
     block_elements,
     finish_panel,
+    product_and_weights,
     transform_panel,
 )
 
@@ -59,17 +61,18 @@ def _multiply_panel(g, count, w, transposed, column, columns, next_column, v, v_
     """
     width, depth, size = panel_width(w), g[DEPTH], part_rows(g[DEPTH])
     v_matrix, m_matrix, u_matrix = block_elements(g, depth)[0], g[BLOCK] * width + PAD, size * width + PAD
-    packed_at = u_at + g[PRODUCTS] * u_matrix
+    packed_at = u_at + g[DISTINCT] * u_matrix
     inverse_products = inverse(g[PRODUCTS])
     for k_from in range(0, depth, size):
         d = min(size, depth - k_from)
         transform_panel(g, w, transposed, column, columns, k_from, d, scratch, u_at, u_matrix, scratch, packed_at, None)
         next_from, next_panel = (k_from + d, column) if k_from + d < depth else (0, next_column)
-        for k in range(g[PRODUCTS]):
-            _prefetch_weights(g, w, transposed, next_panel, next_from, size, k, inverse_products)
+        for i in range(g[PRODUCTS]):
+            k, weights = product_and_weights(g, i)
+            _prefetch_weights(g, w, transposed, next_panel, next_from, size, i, inverse_products)
             multiply_block(
-                count, columns, d, v, v_at + k * v_matrix + k_from, padded_ld(depth), 1, scratch, u_at + k * u_matrix,
-                0, scratch, m_at + k * m_matrix, width, k_from > 0,
+                count, columns, d, v, v_at + k * v_matrix + k_from, padded_ld(depth), 1,
+                scratch, u_at + weights * u_matrix, 0, scratch, m_at + k * m_matrix, width, k_from > 0,
             )  # fmt: skip
 
 

@@ -25,19 +25,26 @@ WEIGHT_DEPTH = 32  # rows of weights that one task transforms
 INPUT_CHANNELS = 128  # channels of a block of tiles that one task transforms; a multiple of every vector
 
 # A convolution's geometry travels as one int64 array; these are its fields. FORM is the algorithm, of PRODUCTS matrix
-# products, whose tiles are TILE x TILE pixels of the target and read windows of the source that lie STEP apart. The
-# source has DEPTH channels, the target COLUMNS. DOWN x ACROSS tiles make an image; a block is BLOCK of them, in the
-# order of images, rows and columns.
+# products with DISTINCT matrices of weights, whose tiles are TILE x TILE pixels of the target and read windows of the
+# source that lie STEP apart. The source has DEPTH channels, the target COLUMNS. DOWN x ACROSS tiles make an image; a
+# block is BLOCK of them, in the order of images, rows and columns.
 (
     KERNEL, IMAGES, SOURCE_HEIGHT, SOURCE_WIDTH, DEPTH, TARGET_HEIGHT, TARGET_WIDTH, COLUMNS, PADDING,
-    DOWN, ACROSS, BLOCK, FORM, PRODUCTS, TILE, STEP,
-) = range(16)  # fmt: skip
+    DOWN, ACROSS, BLOCK, FORM, PRODUCTS, DISTINCT, TILE, STEP,
+) = range(17)  # fmt: skip
+ORDER = 17  # the products and the weights of each follow, in the order of `forms.Form.order`
 
 
 @worker
 def all_tiles(g):
     """The tiles of a batch."""
     return g[IMAGES] * g[DOWN] * g[ACROSS]
+
+
+@worker
+def product_and_weights(g, index):
+    """Return which product is done `index`-th, and the weights that it takes."""
+    return g[ORDER + 2 * index], g[ORDER + 2 * index + 1]
 
 
 @worker
@@ -88,7 +95,7 @@ def transform_panel(g, w, transposed, column, count, k_from, k_count, u, to, mat
 
 @kernel("void(i8[::1], T[::1], bool_, i8, i8, T[::1], T[::1], i8)", parallel=True)
 def transform_weights(g, w, transposed, first, columns, u, scratch, scratch_stride):
-    """u = G w G' for columns first .. first + columns: panels of [PRODUCTS][DEPTH][panel width], PAD after each matrix.
+    """u = G w G' for columns first .. first + columns: panels of [DISTINCT][DEPTH][panel width], PAD after each matrix.
 
     `w` is [kernel, kernel, DEPTH, COLUMNS]; or, if `transposed`, [kernel, kernel, COLUMNS, DEPTH], and taken rotated by
     half a turn. `first` is a multiple of the panel width, and `u` is aligned to vectors: it is written past the caches,
@@ -102,7 +109,7 @@ def transform_weights(g, w, transposed, first, columns, u, scratch, scratch_stri
         column, k_from = panel * width, chunk * WEIGHT_DEPTH
         transform_panel(
             g, w, transposed, first + column, min(width, columns - column), k_from, min(WEIGHT_DEPTH, depth - k_from),
-            u, panel * g[PRODUCTS] * matrix + k_from * width, matrix,
+            u, panel * g[DISTINCT] * matrix + k_from * width, matrix,
             scratch, np.int64(get_thread_id()) * scratch_stride, True,
         )  # fmt: skip
         finish_stores()
@@ -235,16 +242,17 @@ def _correlate_block(
     next_row = first_row_of_block(g, block + 1, g[STEP], g[SOURCE_HEIGHT], g[SOURCE_WIDTH])
     next_x = Region(pointer(x), next_row * ldx, ldx, reads, depth, False)
     for j in range(0, columns, width):
-        panel_at = u_at + j // width * products * u_matrix
+        panel_at = u_at + j // width * g[DISTINCT] * u_matrix
         n, at = min(width, columns - j), column + j
         next_y = Region(pointer(y), first_row * ldy + at, ldy, rows_per_block, n, True)
         next_z = Region(pointer(z), first_row * ldz + at, ldz, rows_per_block if kind == SCALE_MASKED else 0, n, False)
-        for k in range(products):
-            prefetch_region(part_of(next_x, j // width * products + k, inverse_all), x.itemsize)
-            prefetch_region(part_of(next_y, k, inverse_products), x.itemsize)
-            prefetch_region(part_of(next_z, k, inverse_products), x.itemsize)
+        for i in range(products):
+            k, weights = product_and_weights(g, i)
+            prefetch_region(part_of(next_x, j // width * products + i, inverse_all), x.itemsize)
+            prefetch_region(part_of(next_y, i, inverse_products), x.itemsize)
+            prefetch_region(part_of(next_z, i, inverse_products), x.itemsize)
             multiply_block(
-                count, n, depth, v, v_at + k * v_matrix, padded_ld(depth), 1, u, panel_at + k * u_matrix, 0,
+                count, n, depth, v, v_at + k * v_matrix, padded_ld(depth), 1, u, panel_at + weights * u_matrix, 0,
                 m, m_at + k * m_matrix, width, False,
             )  # fmt: skip
         finish_panel(
@@ -273,7 +281,7 @@ def correlate_tiles(
     `scratch_stride` elements a thread.
     """
     blocks, groups = block_count(all_tiles(g), g[BLOCK]), block_count(columns, group)
-    panel = g[PRODUCTS] * (g[DEPTH] * panel_width(x) + PAD)
+    panel = g[DISTINCT] * (g[DEPTH] * panel_width(x) + PAD)
     for item in prange(blocks * groups):
         block, j = np.int64(item) % blocks, np.int64(item) // blocks * group
         at = np.int64(get_thread_id()) * scratch_stride

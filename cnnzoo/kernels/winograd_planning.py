@@ -1,7 +1,7 @@
 """How Winograd's passes are cut into tasks and blocks, by the shape alone; see `winograd`."""
 
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import chain, pairwise
 
 import numpy as np
 
@@ -10,10 +10,11 @@ from cnnzoo.kernels.convolution import ConvolutionShape
 from cnnzoo.kernels.forms import FORMS
 from cnnzoo.kernels.vectors import panel_columns
 from cnnzoo.kernels.winograd_panels import part_rows
-from cnnzoo.kernels.winograd_passes import BLOCK, PAD, PRODUCTS, WEIGHT_DEPTH, all_tiles
+from cnnzoo.kernels.winograd_passes import BLOCK, DISTINCT, PAD, PRODUCTS, WEIGHT_DEPTH, all_tiles
 
 MINIMUM_TASKS = 32  # work is cut into so many tasks where the shape allows, for machines of many cores
 BLOCK_TILES = 16  # tiles of a block, about: with 256 channels their transforms take six tenths of a 1 MiB cache
+LARGEST_INPUTS = 1024 * 1024  # bytes of a block's transformed inputs; where they would take more, it has half the tiles
 LARGEST_BLOCK = 96  # tiles of a block that holds whole rows of tiles, so that it is a run of output pixels
 LARGEST_REPETITION = 2  # inputs that more tasks need than this are transformed once for all of them
 PANEL_TASKS = 16  # tasks that transform the weights of their panels themselves are so many at least,
@@ -74,8 +75,9 @@ class Correlation:
         is_run = unit <= LARGEST_BLOCK
         panels = block_count(columns, width)
         few = _block_of_few_tiles(images * down * across, unit, panels, products * width * itemsize) if is_run else 0
-        tiles = few or (max(1, BLOCK_TILES // unit) * unit if is_run else BLOCK_TILES)
-        panel = products * (depth * width + PAD)
+        tiles = BLOCK_TILES if products * BLOCK_TILES * depth * itemsize <= LARGEST_INPUTS else BLOCK_TILES // 2
+        tiles = few or (max(1, tiles // unit) * unit if is_run else tiles)
+        panel = form.distinct_weights * (depth * width + PAD)
         slab = 1 if few else block_count(panels, block_count(panels, max(1, SLAB_BYTES // (panel * itemsize))))
         blocks = block_count(images * down * across, tiles)
         groups = min(slab, block_count(MINIMUM_TASKS, blocks))
@@ -83,12 +85,13 @@ class Correlation:
         is_shared = few > 0 or groups * block_count(panels, slab) > LARGEST_REPETITION
         geometry = [
             kernel, images, *source, depth, *target, columns, padding, down, across, tiles,
-            form_index, products, tile, form.step,
+            form_index, products, form.distinct_weights, tile, form.step, *chain.from_iterable(form.order),
         ]  # fmt: skip
         run = tiles * target[0] * target[1] // (down * across) if is_run else 0
         if few:
             part = part_rows(depth)
-            scratch = outputs + max(run * width, products * (part * width + PAD) + kernel**2 * part * width)
+            part_of_panel = form.distinct_weights * (part * width + PAD) + kernel**2 * part * width
+            scratch = outputs + max(run * width, part_of_panel)
         else:
             own_inputs = 0 if is_shared else inputs
             scratch = max(outputs + run * width + own_inputs, kernel**2 * WEIGHT_DEPTH * width)
@@ -199,7 +202,7 @@ class WeightGradient:
             gradients=column_blocks * gradients(largest) if is_shared else 0,
             slots=slots,
             sums=slots * s.kernel**2 * s.in_channels * s.out_channels if slots > 1 else 0,
-            scratch=products * (rows * panels * width + PAD) + own,
+            scratch=int(g[DISTINCT]) * (rows * panels * width + PAD) + own,
         )
 
     @property

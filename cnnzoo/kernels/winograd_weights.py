@@ -15,6 +15,7 @@ from cnnzoo.kernels.winograd_passes import (
     BLOCK,
     COLUMNS,
     DEPTH,
+    DISTINCT,
     FORM,
     KERNEL,
     PAD,
@@ -27,6 +28,7 @@ from cnnzoo.kernels.winograd_passes import (
     TILE,
     first_row_of_block,
     gather_inputs,
+    product_and_weights,
     rows_of_block,
     tile_place,
 )
@@ -100,16 +102,23 @@ def transform_pairs(g, first, tiles, x, ldx, kind, coefficients, dy, lddy, row_b
 
 
 @worker
+def _begins(g, index):
+    """Tell whether the `index`-th product is the first of those that are summed up for the same weights."""
+    return index == 0 or product_and_weights(g, index)[1] != product_and_weights(g, index - 1)[1]
+
+
+@worker
 def _multiply_pairs(
-    products, channels, columns, tiles, v, v_at, ldv, v_matrix, d, d_at, d_matrix, u, u_at, ldu, u_matrix
-):
-    """u[k] = v[k]' d[k], summed over tiles."""
-    for k in range(products):
+    g, channels, columns, tiles, v, v_at, ldv, v_matrix, d, d_at, d_matrix, u, u_at, ldu, u_matrix
+):  # fmt: skip
+    """u = v' d for the products of each weights, summed over them and over tiles."""
+    for i in range(g[PRODUCTS]):
+        k, weights = product_and_weights(g, i)
         for t in range(0, tiles, TILES_DEPTH):
             multiply_block(
                 channels, columns, min(TILES_DEPTH, tiles - t), v, v_at + k * v_matrix + t * ldv, 1, ldv,
-                d, d_at + k * d_matrix + t * panel_width(d), products * d_matrix, u, u_at + k * u_matrix, ldu,
-                t > 0,
+                d, d_at + k * d_matrix + t * panel_width(d), g[PRODUCTS] * d_matrix, u, u_at + weights * u_matrix, ldu,
+                t > 0 or not _begins(g, i),
             )  # fmt: skip
 
 
@@ -118,10 +127,10 @@ def _transform_and_multiply(
     g, first, tiles, begin, end, x, ldx, kind, coefficients, dy, lddy, channel, channels, column, columns,
     u, u_at, ldu, u_matrix,
 ):  # fmt: skip
-    """u[k] = v[k]' d[k], summed over blocks begin .. end of the tiles; behind u they are transformed one by one."""
+    """As `_multiply_pairs`, summed over blocks begin .. end of the tiles; behind u they are transformed one by one."""
     ldv = padded_ld(channels)
     v_matrix, v_block, d_matrix, _ = _distances(g, g[BLOCK], channels, columns, x)
-    v_at = u_at + g[PRODUCTS] * u_matrix
+    v_at = u_at + g[DISTINCT] * u_matrix
     d_at = v_at + v_block
     sources, targets = rows_of_block(g, g[STEP], g[SOURCE_WIDTH]), rows_of_block(g, g[TILE], g[TARGET_WIDTH])
     inverse_products = inverse(g[PRODUCTS])
@@ -134,12 +143,13 @@ def _transform_and_multiply(
         dy_at = first_row_of_block(g, next_block, g[TILE], g[TARGET_HEIGHT], g[TARGET_WIDTH]) * lddy + column
         next_x = Region(pointer(x), x_at, ldx, sources, channels, False)
         next_dy = Region(pointer(dy), dy_at, lddy, targets, columns, False)
-        for k in range(g[PRODUCTS]):
-            prefetch_region(part_of(next_x, k, inverse_products), x.itemsize)
-            prefetch_region(part_of(next_dy, k, inverse_products), x.itemsize)
+        for i in range(g[PRODUCTS]):
+            k, weights = product_and_weights(g, i)
+            prefetch_region(part_of(next_x, i, inverse_products), x.itemsize)
+            prefetch_region(part_of(next_dy, i, inverse_products), x.itemsize)
             multiply_block(
                 channels, columns, count, u, v_at + k * v_matrix, 1, ldv, u, d_at + k * d_matrix,
-                g[PRODUCTS] * d_matrix, u, u_at + k * u_matrix, ldu, block > begin,
+                g[PRODUCTS] * d_matrix, u, u_at + weights * u_matrix, ldu, block > begin or not _begins(g, i),
             )  # fmt: skip
 
 
@@ -184,7 +194,7 @@ def correlate_tile_weights(
             v_matrix, v_block, d_matrix, d_block = _distances(g, tiles, row_block, column_block, x)
             begin, end, ldv = slot * tiles // slots, (slot + 1) * tiles // slots, padded_ld(row_block)
             _multiply_pairs(
-                g[PRODUCTS], channels, columns, end - begin, v, i * v_block + begin * ldv, ldv, v_matrix,
+                g, channels, columns, end - begin, v, i * v_block + begin * ldv, ldv, v_matrix,
                 d, j * d_block + begin * panel_width(x), d_matrix, scratch, u_at, ldu, u_matrix,
             )  # fmt: skip
         else:

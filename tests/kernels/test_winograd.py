@@ -70,6 +70,11 @@ def name_of(s):
     return f"{s.images}x{s.height}x{s.width}-{s.in_channels}to{s.out_channels}-k{s.kernel}s{s.stride}p{s.padding}"
 
 
+def weights_of_products(matrices):
+    """Return the row of G for each row of B': its own, or the last."""
+    return [min(i, len(matrices.weights) - 1) for i in range(len(matrices.input))]
+
+
 class _Absolute:
     """The algorithm with the absolute values of its matrices, on absolute values: what rounding errors are relative to.
 
@@ -78,7 +83,8 @@ class _Absolute:
 
     def __init__(self, form):
         self.m, self.step = form.tile, form.step
-        self.a, self.g, self.b = (np.abs(np.array(matrix, float)) for matrix in form.matrices)
+        a, g, b = (np.abs(np.array(matrix, float)) for matrix in form.matrices)
+        self.a, self.g, self.b = a, g[weights_of_products(form.matrices)], b
         self.window = self.b.shape[1]
 
     def tiles(self, x, size, step, padding, extents):
@@ -140,9 +146,9 @@ def times(matrix, x):
 
 def apply(matrices, d, g):
     """Return A' [(G g) * (B' d)]."""
-    return times(
-        matrices.output, [a * b for a, b in zip(times(matrices.weights, g), times(matrices.input, d), strict=True)]
-    )
+    weights, inputs = times(matrices.weights, g), times(matrices.input, d)
+    pairs = zip(weights_of_products(matrices), inputs, strict=True)
+    return times(matrices.output, [weights[row] * value for row, value in pairs])
 
 
 def draw_fractions(data, count):
