@@ -30,6 +30,8 @@ class Lines:
     ----------
     begun : dict of Tensor to Tensor
         Inputs of the batch norms whose backward the readers of their outputs begin, by those outputs.
+    masked : set of Tensor
+        Inputs whose gradients are stored as they are before the ReLU that made these.
     added, split : set of int
         The nodes before whose backward the line of their output is added to its gradient; concatenations whose line
         goes to their terms instead.
@@ -38,8 +40,9 @@ class Lines:
     def __init__(self, sharing: Sharing, backward_nodes: list[int], requirements: Sequence[Requirements]):
         nodes = sharing.graph.nodes
         sources = {node.output: node.inputs[0] for node in nodes if node.operator.deferred}
-        read = [node.inputs[0] for node, need in zip(nodes, requirements, strict=True) if need.begins_batch_norm]
-        self.begun = {x: sources[x] for x in read}
+        read = [node.inputs[0] for node, need in zip(nodes, requirements, strict=True) if need.begins_producer]
+        self.begun = {x: sources[x] for x in read if x in sources}
+        self.masked = {x for x in read if x not in sources}
         self.added: set[int] = set()
         self.split: set[int] = set()
         written: set[Tensor] = set()

@@ -103,8 +103,9 @@ class Requirements:
         Arrays that forward writes and a later forward step reads, and backward does not.
     forward_scratch, backward_scratch : tuple of Scratch
         Of the real type, for one step each: as much as the largest of them.
-    begins_batch_norm : bool
-        Backward writes, or adds, to the gradient of the input of the deferred batch norm that it reads.
+    begins_producer : bool
+        Backward does the first half of the backward of what made its input. Where that is a deferred batch norm, it
+        writes, or adds, to the gradient of the input of that; else it masks its input's gradient by a ReLU.
     """
 
     state: Any = None
@@ -112,7 +113,7 @@ class Requirements:
     lent: dict[str, tuple[int, np.dtype | None]] = field(default_factory=dict)
     forward_scratch: tuple[Scratch, ...] = ()
     backward_scratch: tuple[Scratch, ...] = ()
-    begins_batch_norm: bool = False
+    begins_producer: bool = False
 
 
 @dataclass
@@ -144,6 +145,8 @@ class Context:
     scratch, backward_scratch : ndarray
     weights, gradients, buffers : dict of str to ndarray
         Flat, in the kernels' layout.
+    masked : bool
+        `dy` has passed the ReLU that was merged into the node: its reader has masked it.
     accumulate_gradients : bool
         Set for each backward pass: add to `gradients`.
     random_key : int
@@ -169,6 +172,7 @@ class Context:
     line: Matrix = NOTHING
     dx_line: Matrix = NOTHING
     accumulate_line: bool = False
+    masked: bool = False
     accumulate_gradients: bool = False
     random_key: int = 0
 

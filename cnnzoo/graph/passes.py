@@ -132,6 +132,23 @@ def apply_batch_norm_on_load(graph: Graph) -> Graph:
     return graph
 
 
+def mask_gradient_on_store(graph: Graph) -> Graph:
+    """Let a convolution mask the gradient that it stores by the ReLU that was merged into what made its input.
+
+    That is where the algorithm of the input gradient has an epilogue; it takes the sums of the bias's gradient, too.
+    """
+    consumers = graph.consumers()
+    for node in graph.nodes:
+        operator, readers = node.operator, consumers[node.output]
+        if not isinstance(operator, WeightedSum) or not operator.relu or len(readers) != 1:
+            continue
+        reader = readers[0].operator
+        if isinstance(reader, Convolution):
+            operator.lends_mask = reader.masks_gradient = True
+            reader.borrows = (Loan(operator, "coefficients"), Loan(operator, "gradient_sums"))
+    return graph
+
+
 def _loads_each_value_once(operator: Convolution, x: Extent) -> bool:
     """Tell whether, about, or at no cost: for a batch of the usual size, which matters little to what is cheapest."""
     is_pointwise = operator.kernel == 1 and operator.padding == 0
@@ -169,4 +186,5 @@ DEFAULT_PASSES = (
     fuse_convolution_relu,
     collect_statistics,
     apply_batch_norm_on_load,
+    mask_gradient_on_store,
 )

@@ -231,6 +231,7 @@ class Plan:
             context.wanted = [x in layout.wanted for x in node.inputs]
             context.accumulate = layout.accumulate[k]
             context.accumulate_line = k in layout.accumulate_line
+            context.masked = node.output in layout.lines.masked
             if k in layout.lines.added:
                 context.line = self._line(node.output)
             if node.output in layout.lines.begun:

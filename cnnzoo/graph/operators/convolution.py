@@ -31,6 +31,8 @@ class WeightedSum(Operator):
     applies_batch_norm = False  # the input is a deferred batch norm + ReLU, applied on load; set by a pass
     collects_statistics = False  # forward writes batch-norm partial sums of its output; set by a pass
     relu = False  # y = max(0, that); set by a pass
+    masks_gradient = False  # the ReLU that was merged into what made the input masks dx as it is stored; set by a pass
+    lends_mask = False  # what the reader needs for that is kept; set by a pass
 
     def __init__(self, name: str, weight: Parameter, bias: bool):
         super().__init__(name)
@@ -70,7 +72,8 @@ class WeightedSum(Operator):
 
         Its state is `Planned`: the algorithms of the three passes. What they work in is scratch, and backward the
         partial sums of a bias and of an epilogue are too. It lends the batch-norm partial sums of y if it collects them
-        and the forward algorithm can, and begins the backward of the batch norm on load if that of dx can.
+        and the forward algorithm can, and begins the backward of the batch norm on load, or of the ReLU that made x, if
+        that of dx can. Kept for a reader that masks dy are the coefficients that say so, and the sums of what is left.
 
         Raises
         ------
@@ -90,8 +93,10 @@ class WeightedSum(Operator):
                 planned.weight_gradient.scratch["weight_gradient"],
                 Scratch(bias_partials),
             ),
-            begins_batch_norm=self._gradient_sums(planned) > 0,
+            begins_producer=self._gradient_sums(planned) > 0,
         )
+        if training and self.lends_mask:
+            needs.kept = {"coefficients": (3 * columns, None), "gradient_sums": (2 * columns, np.dtype(np.float64))}
         if training and self.collects_statistics and planned.forward.statistics_rows:
             blocks = block_count(shape.out_pixels, planned.forward.statistics_rows)
             needs.lent["statistics"] = (blocks * 2 * columns, None)
@@ -119,7 +124,7 @@ class WeightedSum(Operator):
 
     def moved(self, c: Context, direction: Pass) -> int:
         """Return the bytes read and written; behind a ReLU dy is masked first, read and written once more."""
-        return super().moved(c, direction) + 2 * c.dy.nbytes * (self.relu and direction == "backward")
+        return super().moved(c, direction) + 2 * c.dy.nbytes * (self.relu and not c.masked and direction == "backward")
 
     def flat(self, x: Matrix) -> Matrix:
         """Return the input, or its gradient, as the pixel matrix that the convolution reads."""
@@ -131,6 +136,9 @@ class WeightedSum(Operator):
     def forward(self, c: Context) -> None:
         """y = correlate(x, w) + b, with the batch norm of x applied on load and the batch-norm sums of y collected."""
         x, y = self.flat(c.x[0]), c.y
+        if self.lends_mask and c.training:  # the mask of a ReLU is that of a batch norm of this scale, shift and mean
+            for row, value in zip(np.split(c.kept["coefficients"], 3), (1, 0, 0), strict=True):
+                row[:] = value
         c.state.forward.forward(
             x.data, x.ld, c.weights["weight"], y.data, y.ld, c.scratch, prologue=self._prologue(c),
             bias=c.weights.get("bias"), statistics=c.kept.get("statistics"), rectify=self.relu,
@@ -139,7 +147,10 @@ class WeightedSum(Operator):
     def backward(self, c: Context) -> None:
         """Compute dw, db and, if somebody wants it, dx; behind a ReLU from what passes it of dy."""
         x, y, dy, scratch, add = self.flat(c.x[0]), c.y, c.dy, c.backward_scratch, c.accumulate_gradients
-        if self.relu:
+        if c.masked:
+            sums, bias = c.kept["gradient_sums"][: dy.channels], c.gradients["bias"]
+            bias[:] = bias + sums if add else sums
+        elif self.relu:
             bias = c.gradients["bias"]
             rectify_gradient(dy.data, dy.ld, y.data, y.ld, dy.rows, dy.channels, scratch, bias, add)
         c.state.weight_gradient.weight_gradient(
@@ -151,7 +162,7 @@ class WeightedSum(Operator):
             self._input_gradient(c)
 
     def _input_gradient(self, c: Context) -> None:
-        """Compute dx, and with it the first half of the backward of the batch norm that was applied on load."""
+        """Compute dx, and with it the first half of the backward of the batch norm on load, or of the ReLU before."""
         x, dy, dx, algorithm = self.flat(c.x[0]), c.dy, self.flat(c.dx[0]), c.state.input_gradient
         sums, scratch = np.split(c.backward_scratch, [self._gradient_sums(c.state)])
         epilogue = None
@@ -167,7 +178,7 @@ class WeightedSum(Operator):
     def _gradient_sums(self, planned: Planned) -> int:
         """Return the elements that the sums of the input gradient's epilogue take; 0 where there is none."""
         s, rows = planned.input_gradient.shape, planned.input_gradient.gradient_rows
-        if not self.applies_batch_norm or rows is None:
+        if not (self.applies_batch_norm or self.masks_gradient) or rows is None:
             return 0
         return block_count(s.images * s.height * s.width, rows) * 2 * s.in_channels
 
