@@ -42,14 +42,11 @@ def part_rows(depth):
 
 
 @worker
-def _prefetch_weights(g, w, transposed, column, k_from, rows, part, inverse_parts):
-    """Ask for a part of the weights of a panel's rows from k_from on."""
-    taps, tap, width = g[KERNEL] * g[KERNEL], g[DEPTH] * g[COLUMNS], panel_width(w)
-    length, ld, at = width, g[COLUMNS], k_from * g[COLUMNS] + column
-    if transposed:
-        rows, length, ld, at = width, rows, g[DEPTH], column * g[DEPTH] + k_from
+def _prefetch_transposed(g, w, column, k_from, rows, part, inverse_parts):
+    """Ask for a part of the transposed weights of a panel's rows from k_from on."""
+    taps, tap = g[KERNEL] * g[KERNEL], g[DEPTH] * g[COLUMNS]
     for t in range(taps):
-        region = Region(pointer(w), t * tap + at, ld, rows, length, False)
+        region = Region(pointer(w), t * tap + column * g[DEPTH] + k_from, g[DEPTH], panel_width(w), rows, False)
         prefetch_region(part_of(region, part, inverse_parts), w.itemsize)
 
 
@@ -69,7 +66,8 @@ def _multiply_panel(g, count, w, transposed, column, columns, next_column, v, v_
         next_from, next_panel = (k_from + d, column) if k_from + d < depth else (0, next_column)
         for i in range(g[PRODUCTS]):
             k, weights = product_and_weights(g, i)
-            _prefetch_weights(g, w, transposed, next_panel, next_from, size, i, inverse_products)
+            if transposed:
+                _prefetch_transposed(g, w, next_panel, next_from, size, i, inverse_products)
             multiply_block(
                 count, columns, d, v, v_at + k * v_matrix + k_from, padded_ld(depth), 1,
                 scratch, u_at + weights * u_matrix, 0, scratch, m_at + k * m_matrix, width, k_from > 0,

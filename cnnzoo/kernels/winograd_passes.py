@@ -22,6 +22,7 @@ from cnnzoo.kernels.vectors import panel_width
 
 PAD = 16  # elements between the matrices of neighboring products: equal places then fall on different cache sets
 WEIGHT_DEPTH = 32  # rows of weights that one task transforms
+ROWS_AHEAD = 4  # rows of weights asked for before they are transformed: more fall out of the cache, where taps collide
 INPUT_CHANNELS = 128  # channels of a block of tiles that one task transforms; a multiple of every vector
 
 # A convolution's geometry travels as one int64 array; these are its fields. FORM is the algorithm, of PRODUCTS matrix
@@ -90,6 +91,7 @@ def transform_panel(g, w, transposed, column, count, k_from, k_count, u, to, mat
     else:
         for k in range(k_count):
             at_k = (k_from + k) * ldw + column
+            prefetch_region(Region(pointer(w), at_k + ROWS_AHEAD * ldw, tap, taps, count, False), w.itemsize)
             _gather_weights(g, w, at_k, kernel_size * tap, tap, count, u, to + k * width, matrix, past_cache)
 
 
