@@ -297,6 +297,16 @@ def rectified_convolutions():
     return _head(layers.relu(layers.linear(layers.add(z, x), 7, name="linear")))
 
 
+def convolutions_before_convolutions():
+    """ReLUs whose readers mask the gradient on store: by Winograd's algorithm, 1x1 and 3x3; and readers that do not."""
+    x = layers.relu(layers.conv(_images(), 16, 3, name="first"))
+    x = layers.relu(layers.conv(x, 16, 3, name="wide"))
+    x = layers.relu(layers.conv(x, 8, 1, name="pointwise"))
+    x = layers.relu(layers.conv(x, 8, 3, name="narrow"))
+    x = layers.relu(layers.conv(x, 8, 3, stride=2, name="strided"))
+    return _head(layers.relu(layers.depthwise_conv(x, 3, bias=True, name="depthwise")))
+
+
 def batch_norm_before_pools():
     """Max pools that apply a batch norm on load: of an input that another one reads, and of a concatenation."""
     x = _stem()
@@ -312,5 +322,5 @@ DELICATE = [
     batch_norm_read_twice, both_terms_are_batch_norms, concatenated_with_itself, term_of_two_concatenations,
     dense_block, rectified_concatenation, linear_and_concatenation, concatenation_and_linear, batch_norm_on_load,
     batch_norm_before_winograd, batch_norm_before_1x1, residual_before_1x1, residual_before_pool, shortcut_read_again,
-    rectified_convolutions, batch_norm_before_pools,
+    rectified_convolutions, convolutions_before_convolutions, batch_norm_before_pools,
 ]  # fmt: skip

@@ -3,9 +3,11 @@
 from collections import Counter
 from itertools import product
 
+import numpy as np
 import pytest
 
 from cnnzoo.graph import layers
+from cnnzoo.graph.layout import lay_out
 from cnnzoo.graph.network import Network
 from cnnzoo.graph.operators.activation import ReLU
 from cnnzoo.graph.passes import (
@@ -293,6 +295,55 @@ def test_batch_norm_on_load_of_a_max_pool(window, stride, residual, again, defer
         assert nodes["bn"].deferred == nodes["max_pool1"].applies_batch_norm == deferred
         assert nodes["max_pool1"].borrows == (((nodes["bn"], "coefficients"),) if deferred else ())
         graph = apply_batch_norm_on_load(graph)
+
+
+def find_masked(graph, images=2):
+    """Return the names of the nodes whose readers mask their gradients."""
+    layout, _ = lay_out(graph, images, True, np.dtype(np.float32))
+    return {node.name for node in graph.nodes if node.output in layout.lines.masked}
+
+
+def test_gradients_are_masked_where_the_algorithm_has_an_epilogue():
+    """A strided convolution and a depthwise one have none; a linear layer has other channels."""
+    graph = rewrite(random_graphs.convolutions_before_convolutions())
+    assert find_masked(graph) == {"first", "wide", "pointwise"}
+    assert find_masked(graph, images=64) == {"first", "wide", "pointwise"}
+    operators = {node.name: node.operator for node in graph.nodes}
+    assert {name for name, operator in operators.items() if getattr(operator, "lends_mask", False)} == {
+        *("first", "wide", "pointwise", "narrow", "strided")
+    }
+    assert operators["wide"].borrows == ((operators["first"], "coefficients"), (operators["first"], "gradient_sums"))
+
+
+@pytest.mark.parametrize(
+    ("relu", "bias", "again", "masked"),
+    [
+        (True, True, False, True),
+        (False, True, False, False),
+        (True, False, False, False),  # without a bias a ReLU stays by itself
+        (True, True, True, False),  # somebody else adds to the gradient
+    ],
+)
+def test_gradients_that_are_not_masked_on_store(relu, bias, again, masked):
+    x = layers.conv(Graph(Extent(6, 6, 3)).input, 4, 3, bias=bias, name="conv")
+    y = layers.relu(x) if relu else x
+    z = layers.conv(y, 4, 3, name="reader")
+    graph = rewrite((layers.add(z, y) if again else z).graph)
+    assert find_masked(graph) == ({"conv"} if masked else set())
+
+
+@pytest.mark.parametrize("algorithm", ["im2col", "winograd"])
+def test_masked_gradients_are_those_of_a_relu_by_itself(algorithm):
+    """In float32: the same mask for every value, so that what differs are roundings of sums."""
+    results = []
+    for passes in (DEFAULT_PASSES, DEFAULT_PASSES[:-1]):
+        net = random_graphs.make_network(random_graphs.convolutions_before_convolutions, passes, "float32")
+        randomize(net)
+        net.prefer_algorithm(algorithm)
+        run_step(net, *make_batch(net, 5))
+        run_step(net, *make_batch(net, 3, seed=1), accumulate=True)
+        results.append(net.gradients())
+    assert_close(*results, 1e-5)
 
 
 def find_on_load(net):

@@ -123,8 +123,11 @@ class WeightedSum(Operator):
         return 2 * passes * c.state.forward.shape.multiply_adds
 
     def moved(self, c: Context, direction: Pass) -> int:
-        """Return the bytes read and written; behind a ReLU dy is masked first, read and written once more."""
-        return super().moved(c, direction) + 2 * c.dy.nbytes * (self.relu and not c.masked and direction == "backward")
+        """Return the bytes read and written; behind a ReLU dy is masked by y first, unless it came masked."""
+        moved = super().moved(c, direction)
+        if self.relu and direction == "backward":
+            moved += -c.y.nbytes if c.masked else 2 * c.dy.nbytes
+        return moved
 
     def flat(self, x: Matrix) -> Matrix:
         """Return the input, or its gradient, as the pixel matrix that the convolution reads."""
