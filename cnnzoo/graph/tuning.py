@@ -2,9 +2,9 @@
 
 A pass is measured as its layer runs it: with the bias, the batch norm on load and the statistics that it has, on dense
 pixel matrices of random values. What an algorithm leaves to the batch norm beside it is measured with it: the
-statistics, or all of its backward where the input gradient takes no epilogue. All candidates of a pass take turns, so
-that a machine that slows down slows all of them, and their medians are compared. The choice of the cost table stands
-unless another algorithm gains more than medians of one kernel differ by.
+statistics, or all of its backward where the input gradient takes no epilogue; so is the ReLU's mask then. All
+candidates of a pass take turns, so that a machine that slows down slows all of them, and their medians are compared.
+The choice of the cost table stands unless another algorithm gains more than medians of one kernel differ by.
 """
 
 import math
@@ -23,6 +23,7 @@ from cnnzoo.graph.operators.batch_norm import NO_RESIDUAL
 from cnnzoo.graph.operators.convolution import WeightedSum
 from cnnzoo.graph.pinning import list_weighted_sums
 from cnnzoo.graph.tensor import Graph
+from cnnzoo.kernels.activation import rectify_gradient
 from cnnzoo.kernels.batch_norm import (
     add_line,
     batch_norm_backward,
@@ -47,9 +48,9 @@ class MeasuredPass(NamedTuple):
         "forward", "input_gradient" or "weight_gradient".
     shape : ConvolutionShape
     dtype : dtype
-    bias, batch_norm, statistics : bool
+    bias, batch_norm, statistics, mask : bool
         What comes with it: a bias added to y, a batch norm + ReLU applied to x on load or its backward to dx,
-        batch-norm sums of y collected.
+        batch-norm sums of y collected, a ReLU's mask applied to dx.
     """
 
     direction: str
@@ -58,11 +59,12 @@ class MeasuredPass(NamedTuple):
     bias: bool = False
     batch_norm: bool = False
     statistics: bool = False
+    mask: bool = False
 
     def __str__(self) -> str:
         s = self.shape
         extents = f"{s.images}x{s.height}x{s.width} {s.in_channels}-{s.out_channels} {s.kernel}x{s.kernel}/{s.stride}"
-        extras = "".join(f" {name}" for name in ("bias", "batch_norm", "statistics") if getattr(self, name))
+        extras = "".join(f" {name}" for name in ("bias", "batch_norm", "statistics", "mask") if getattr(self, name))
         return f"{self.direction} {extents} padding {s.padding} groups {s.groups} {self.dtype.name}{extras}"
 
 
@@ -126,7 +128,9 @@ def _list_passes(
     on_load = operator.applies_batch_norm
     passes = {
         "forward": MeasuredPass("forward", shape, dtype, operator.has_bias, on_load, operator.collects_statistics),
-        "input_gradient": MeasuredPass("input_gradient", shape, dtype, batch_norm=on_load),
+        "input_gradient": MeasuredPass(
+            "input_gradient", shape, dtype, batch_norm=on_load, mask=operator.masks_gradient
+        ),
         "weight_gradient": MeasuredPass("weight_gradient", shape, dtype, batch_norm=on_load),
     }
     if of_images:
@@ -202,9 +206,10 @@ def _bind_forward(
 def _bind_input_gradient(
     p: MeasuredPass, algorithm: Algorithm, operands: Mapping[str, np.ndarray], scratch: np.ndarray
 ) -> Callable[[], None]:
-    """Return what computes dx by an algorithm, and from it the gradient of the batch norm's input x if there is one.
+    """Return what computes dx by an algorithm, and from it the gradient before a batch norm or ReLU if there is one.
 
-    The latter by an epilogue and the line that is added later (`cnnzoo.graph.lines`), or in two passes over dx and x.
+    The latter by an epilogue, with a batch norm's line added later (`cnnzoo.graph.lines`); or a batch norm's in two
+    passes over dx and x, a ReLU's in one.
     """
     x, w, dy, dx = operands["x"], operands["w"], operands["y"], aligned_zeros(operands["x"].size, p.dtype)
     ins, outs, pixels = p.shape.in_channels, p.shape.out_channels, x.size // p.shape.in_channels
@@ -220,7 +225,12 @@ def _bind_input_gradient(
     def run_with_epilogue() -> None:
         algorithm.input_gradient(dy, outs, w, dx, ins, scratch, epilogue)
         merge_gradient_sums(partials, blocks, sums)
-        add_line(x, ins, slope, offset, dx, ins, pixels, ins)
+        if p.batch_norm:
+            add_line(x, ins, slope, offset, dx, ins, pixels, ins)
+
+    def run_before_relu() -> None:
+        algorithm.input_gradient(dy, outs, w, dx, ins, scratch)
+        rectify_gradient(dx, ins, x, ins, pixels, ins, partials, slope, False)
 
     def run_before_batch_norm() -> None:
         algorithm.input_gradient(dy, outs, w, dx, ins, scratch)
@@ -231,9 +241,11 @@ def _bind_input_gradient(
             True, False, False, NO_RESIDUAL,
         )  # fmt: skip
 
-    if not p.batch_norm:
+    if not (p.batch_norm or p.mask):
         return run
-    return run_before_batch_norm if algorithm.gradient_rows is None else run_with_epilogue
+    if algorithm.gradient_rows is not None:
+        return run_with_epilogue
+    return run_before_batch_norm if p.batch_norm else run_before_relu
 
 
 def _bind_weight_gradient(

@@ -212,19 +212,24 @@ def measure_alone(monkeypatch, p, algorithm):
         (FEW_PIXELS, "dense", False),
     ],
 )
-@pytest.mark.parametrize("batch_norm", [True, False])
-def test_input_gradient_is_measured_with_the_backward_of_its_batch_norm(shape, name, begins, batch_norm, monkeypatch):
-    """The algorithm begins it, or leaves all of it to two kernels beside it."""
+@pytest.mark.parametrize("before", ["batch_norm", "mask", None])
+def test_input_gradient_is_measured_with_the_backward_of_what_is_before_it(shape, name, begins, before, monkeypatch):
+    """Of a batch norm or a ReLU; the algorithm begins it, or leaves all of it to kernels beside it."""
     epilogues = []
 
     class Watched(list_candidates(shape)[name]):
         def input_gradient(self, dy, lddy, w, dx, lddx, scratch, epilogue=None):
             epilogues.append(epilogue)
 
-    kernels = measure_alone(monkeypatch, MeasuredPass("input_gradient", shape, FLOAT32, batch_norm=batch_norm), Watched)
-    left = {"batch_norm_backward_sums", "merge_gradient_sums", "batch_norm_backward"}
-    assert kernels == (({"merge_gradient_sums", "add_line"} if begins else left) if batch_norm else set())
-    assert {epilogue is not None for epilogue in epilogues} == {begins and batch_norm}
+    plain = MeasuredPass("input_gradient", shape, FLOAT32)
+    kernels = measure_alone(monkeypatch, plain._replace(**{before: True}) if before else plain, Watched)
+    begun = {"batch_norm": {"merge_gradient_sums", "add_line"}, "mask": {"merge_gradient_sums"}}
+    left = {
+        "batch_norm": {"batch_norm_backward_sums", "merge_gradient_sums", "batch_norm_backward"},
+        "mask": {"rectify_gradient"},
+    }
+    assert kernels == ((begun if begins else left)[before] if before else set())
+    assert {epilogue is not None for epilogue in epilogues} == {begins and before is not None}
 
 
 @pytest.mark.parametrize("rows", [None, 64])
@@ -251,10 +256,17 @@ def test_layers_with_a_batch_norm_on_load_have_it_in_all_their_passes(cache, mea
     assert {p.direction: p.batch_norm for p in wide} == dict.fromkeys(Passes._fields, True)
 
 
+def test_layers_that_mask_their_gradient_do_so_when_measured(cache, measured):
+    """Those behind a convolution with a ReLU; behind a pool, and before the images, none does."""
+    create_model("vgg16").tune(128)
+    passes = {p.shape.in_channels: p.mask for p in measured if p.direction == "input_gradient" and p.shape.height == 16}
+    assert passes == {64: False, 128: True}
+
+
 def test_names_of_passes_tell_them_apart():
     p = MeasuredPass("forward", SHAPE, FLOAT32)
     others = [replace(SHAPE, **{field: 7}) for field in SHAPE.__dataclass_fields__]
     passes = [p, *(p._replace(shape=shape) for shape in others)]
-    passes += [p._replace(**{extra: True}) for extra in ("bias", "batch_norm", "statistics")]
+    passes += [p._replace(**{extra: True}) for extra in ("bias", "batch_norm", "statistics", "mask")]
     passes += [p._replace(direction="weight_gradient"), p._replace(dtype=np.dtype("float64"))]
     assert len({str(p) for p in passes}) == len(passes)
