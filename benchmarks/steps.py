@@ -92,13 +92,16 @@ def _batch(batch_size: int, image_shape: tuple[int, ...]):
 
 
 def make_cnnzoo_step(
-    model: str, batch_size: int, threads: int, name: str, ledger: "Ledger | None" = None
+    model: str, batch_size: int, threads: int, name: str, ledger: "Ledger | None" = None, **options: Any
 ) -> tuple[Callable[[], float], int | None]:
-    """Return a function that makes a step and returns its loss, and the bytes resident after the imports."""
+    """Return a function that makes a step and returns its loss, and the bytes resident after the imports.
+
+    `options` are those of `create_model`.
+    """
     from cnnzoo import SGD, create_model, cross_entropy
 
     baseline = resident_memory()
-    net = create_model(model, seed=0)
+    net = create_model(model, seed=0, **options)
     net.ledger = ledger
     images, labels = _batch(batch_size, net.image_shape)
     optimizer = SGD(net, lr=LR, momentum=MOMENTUM)
