@@ -91,7 +91,7 @@ class Layout:
             for node in self._nodes
         ]
         self.lines = Lines(sharing, find_backward_nodes(sharing), self.requirements)
-        self.timeline = Timeline(sharing, recomputed, narrowed, self.lines.added)
+        self.timeline = Timeline(sharing, recomputed, narrowed, self.lines.added, self.lines.masked)
         self.wanted = find_influenced(sharing)
         self.numbers = {node.operator: k for k, node in enumerate(self._nodes)}
         self.forward_values: dict[Region, Value] = {}

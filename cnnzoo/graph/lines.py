@@ -1,4 +1,6 @@
-"""Which gradients lack what follows from the sums of a batch norm, and where it is added.
+"""Which gradients a reader has taken through a part of what made its input: through a ReLU, or half of a batch norm.
+
+Of a batch norm they lack what follows from its sums: this module says which do, and where it is added.
 
 Where a batch norm's backward is begun by its reader, the gradient of its input x lacks slope x + offset, a line, which
 follows from sums over the batch. The lines of all batch norms that read x add up, and are added to the gradient once:
@@ -16,7 +18,7 @@ from cnnzoo.graph.tensor import Tensor
 
 
 class Lines:
-    """The lines of a plan's gradients.
+    """The lines of a plan's gradients, and which of these are masked.
 
     Parameters
     ----------
@@ -31,7 +33,7 @@ class Lines:
     begun : dict of Tensor to Tensor
         Inputs of the batch norms whose backward the readers of their outputs begin, by those outputs.
     masked : set of Tensor
-        Inputs whose gradients are stored as they are before the ReLU that made these.
+        Outputs of a convolution and its ReLU, whose readers store their gradients as they are before the ReLU.
     added, split : set of int
         The nodes before whose backward the line of their output is added to its gradient; concatenations whose line
         goes to their terms instead.
@@ -40,7 +42,7 @@ class Lines:
     def __init__(self, sharing: Sharing, backward_nodes: list[int], requirements: Sequence[Requirements]):
         nodes = sharing.graph.nodes
         sources = {node.output: node.inputs[0] for node in nodes if node.operator.deferred}
-        read = [node.inputs[0] for node, need in zip(nodes, requirements, strict=True) if need.begins_producer]
+        read = [nodes[k].inputs[0] for k in backward_nodes if requirements[k].begins_producer_backward]
         self.begun = {x: sources[x] for x in read if x in sources}
         self.masked = {x for x in read if x not in sources}
         self.added: set[int] = set()

@@ -53,7 +53,7 @@ class Buffer(NamedTuple):
 
 
 class Loan(NamedTuple):
-    """An array that the node of another operator keeps, and forward reads."""
+    """An array that the node of another operator keeps, and this one's reads, or writes in backward."""
 
     lender: Operator
     name: str
@@ -103,7 +103,7 @@ class Requirements:
         Arrays that forward writes and a later forward step reads, and backward does not.
     forward_scratch, backward_scratch : tuple of Scratch
         Of the real type, for one step each: as much as the largest of them.
-    begins_producer : bool
+    begins_producer_backward : bool
         Backward does the first half of the backward of what made its input. Where that is a deferred batch norm, it
         writes, or adds, to the gradient of the input of that; else it masks its input's gradient by a ReLU.
     """
@@ -113,7 +113,7 @@ class Requirements:
     lent: dict[str, tuple[int, np.dtype | None]] = field(default_factory=dict)
     forward_scratch: tuple[Scratch, ...] = ()
     backward_scratch: tuple[Scratch, ...] = ()
-    begins_producer: bool = False
+    begins_producer_backward: bool = False
 
 
 @dataclass
@@ -207,7 +207,7 @@ class Operator:
     parameters : tuple of Parameter
     buffers : tuple of Buffer
     borrows : tuple of Loan
-        Arrays that other nodes keep or lend and this one reads.
+        Arrays that other nodes keep or lend, for this one.
     """
 
     saves_inputs: tuple[int, ...] = ()

@@ -144,8 +144,8 @@ def mask_gradient_on_store(graph: Graph) -> Graph:
             continue
         reader = readers[0].operator
         if isinstance(reader, Convolution):
-            operator.lends_mask = reader.masks_gradient = True
-            reader.borrows = (Loan(operator, "coefficients"), Loan(operator, "gradient_sums"))
+            operator.keeps_gradient_sums = reader.masks_gradient = True
+            reader.borrows = (Loan(operator, "gradient_sums"),)
     return graph
 
 

@@ -70,10 +70,11 @@ class Sharing:
         """Return the region in which a tensor lies."""
         return self.places[tensor].region
 
-    def saved(self, node: Node) -> set[Region]:
-        """Return the regions that the backward pass of a node reads."""
+    def saved(self, node: Node, masked: bool = False) -> set[Region]:
+        """Return the regions that the backward pass of a node reads; not its output if the gradient comes masked."""
         tensors = [node.inputs[i] for i in node.operator.saves_inputs]
-        return {self.region(x) for x in [*tensors, *[node.output] * node.operator.saves_output]}
+        reads_output = node.operator.saves_output and not masked
+        return {self.region(x) for x in [*tensors, *[node.output] * reads_output]}
 
     def _last_reads(self) -> dict[Tensor, int]:
         """Return the last node that reads each tensor forward; the number of nodes where the loss or backward does."""

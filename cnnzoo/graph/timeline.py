@@ -35,6 +35,8 @@ class Timeline:
         Those that forward does not keep; none of them is in both.
     read_again : collection of int
         Nodes whose backward reads their output, besides what their operators save.
+    masked : collection of Tensor
+        As `Lines.masked`: what backward does not read again after the reader that masks the gradient.
 
     Attributes
     ----------
@@ -51,9 +53,10 @@ class Timeline:
         recomputed: Collection[Region] = frozenset(),
         narrowed: Collection[Region] = frozenset(),
         read_again: Collection[int] = frozenset(),
+        masked: Collection[Tensor] = frozenset(),
     ):
         self._sharing, self._nodes = sharing, sharing.graph.nodes
-        self._narrowed, self._read_again = narrowed, read_again
+        self._narrowed, self._read_again, self._masked = narrowed, read_again, masked
         self.restored = {*recomputed, *narrowed}
         self.backward_nodes = find_backward_nodes(sharing)
         self._runs_again = schedule_recomputation(sharing, first_reads(sharing, self.backward_nodes), recomputed)
@@ -67,7 +70,7 @@ class Timeline:
             yield self._sharing.region(self._sharing.graph.output), False
         elif step.action == "backward":
             node = self._nodes[step.number]
-            regions = self._sharing.saved(node)
+            regions = self._sharing.saved(node, node.output in self._masked)
             if step.number in self._read_again:
                 regions.add(self._sharing.region(node.output))
             for region in regions:

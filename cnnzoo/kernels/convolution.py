@@ -37,6 +37,8 @@ class Prologue(NamedTuple):
 class Epilogue(NamedTuple):
     """What is applied to an input gradient before it is stored: as much of a batch norm's backward as is known there.
 
+    With a scale of 1, a shift of 0 and a mean of 0 that is all of the backward of a ReLU, by its output.
+
     Of dx, what is stored is scale * dz with dz = dx where scale * x + shift > 0 and 0 elsewhere; what depends on the
     sums of dz is added later (`cnnzoo.kernels.batch_norm`, steps 3 to 6).
 
@@ -47,7 +49,7 @@ class Epilogue(NamedTuple):
     coefficients : ndarray
         Rows scale, shift and mean of `channels` values each, flat.
     x : ndarray
-        The batch norm's input, a pixel matrix of dx's rows.
+        The batch norm's input, or the ReLU's output, a pixel matrix of dx's rows.
     ldx : int
         The leading dimension of `x`.
     sums : ndarray

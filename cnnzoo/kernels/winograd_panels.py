@@ -18,7 +18,7 @@ from cnnzoo.kernels.winograd_passes import (
     BLOCK,
     COLUMNS,
     DEPTH,
-    DISTINCT,
+    DISTINCT_WEIGHTS,
     IMAGES,
     KERNEL,
     PAD,
@@ -58,7 +58,7 @@ def _multiply_panel(g, count, w, transposed, column, columns, next_column, v, v_
     """
     width, depth, size = panel_width(w), g[DEPTH], part_rows(g[DEPTH])
     v_matrix, m_matrix, u_matrix = block_elements(g, depth)[0], g[BLOCK] * width + PAD, size * width + PAD
-    packed_at = u_at + g[DISTINCT] * u_matrix
+    packed_at = u_at + g[DISTINCT_WEIGHTS] * u_matrix
     inverse_products = inverse(g[PRODUCTS])
     for k_from in range(0, depth, size):
         d = min(size, depth - k_from)

@@ -26,12 +26,12 @@ ROWS_AHEAD = 4  # rows of weights asked for before they are transformed: more fa
 INPUT_CHANNELS = 128  # channels of a block of tiles that one task transforms; a multiple of every vector
 
 # A convolution's geometry travels as one int64 array; these are its fields. FORM is the algorithm, of PRODUCTS matrix
-# products with DISTINCT matrices of weights, whose tiles are TILE x TILE pixels of the target and read windows of the
-# source that lie STEP apart. The source has DEPTH channels, the target COLUMNS. DOWN x ACROSS tiles make an image; a
-# block is BLOCK of them, in the order of images, rows and columns.
+# products with DISTINCT_WEIGHTS matrices of weights, whose tiles are TILE x TILE pixels of the target and read windows
+# of the source that lie STEP apart. The source has DEPTH channels, the target COLUMNS. DOWN x ACROSS tiles make an
+# image; a block is BLOCK of them, in the order of images, rows and columns.
 (
     KERNEL, IMAGES, SOURCE_HEIGHT, SOURCE_WIDTH, DEPTH, TARGET_HEIGHT, TARGET_WIDTH, COLUMNS, PADDING,
-    DOWN, ACROSS, BLOCK, FORM, PRODUCTS, DISTINCT, TILE, STEP,
+    DOWN, ACROSS, BLOCK, FORM, PRODUCTS, DISTINCT_WEIGHTS, TILE, STEP,
 ) = range(17)  # fmt: skip
 ORDER = 17  # the products and the weights of each follow, in the order of `forms.Form.order`
 
@@ -73,7 +73,7 @@ def _gather_weights(g, w, at, row_stride, column_stride, count, u, to, matrix, p
 def transform_panel(g, w, transposed, column, count, k_from, k_count, u, to, matrix, scratch, at, past_cache):
     """Write G w G' for rows k_from .. k_from + k_count and the `count` columns of a panel; `w` as `transform_weights`.
 
-    Row k of the first product goes to ``u[to + k * panel width]``, and `matrix` elements lie between the products.
+    Row k of the first matrix goes to ``u[to + k * panel width]``, and `matrix` elements lie between these.
     Transposed weights are packed at ``scratch[at]`` first. `past_cache` is True or None, as for `gather_inputs`.
     """
     kernel_size, depth, width = g[KERNEL], g[DEPTH], panel_width(w)
@@ -97,8 +97,9 @@ def transform_panel(g, w, transposed, column, count, k_from, k_count, u, to, mat
 
 @kernel("void(i8[::1], T[::1], bool_, i8, i8, T[::1], T[::1], i8)", parallel=True)
 def transform_weights(g, w, transposed, first, columns, u, scratch, scratch_stride):
-    """u = G w G' for columns first .. first + columns: panels of [DISTINCT][DEPTH][panel width], PAD after each matrix.
+    """u = G w G' for columns first .. first + columns: panels of [DISTINCT_WEIGHTS][DEPTH][panel width].
 
+    PAD elements follow each matrix.
     `w` is [kernel, kernel, DEPTH, COLUMNS]; or, if `transposed`, [kernel, kernel, COLUMNS, DEPTH], and taken rotated by
     half a turn. `first` is a multiple of the panel width, and `u` is aligned to vectors: it is written past the caches,
     since to write what another core has read lately takes ten times as long.
@@ -111,7 +112,7 @@ def transform_weights(g, w, transposed, first, columns, u, scratch, scratch_stri
         column, k_from = panel * width, chunk * WEIGHT_DEPTH
         transform_panel(
             g, w, transposed, first + column, min(width, columns - column), k_from, min(WEIGHT_DEPTH, depth - k_from),
-            u, panel * g[DISTINCT] * matrix + k_from * width, matrix,
+            u, panel * g[DISTINCT_WEIGHTS] * matrix + k_from * width, matrix,
             scratch, np.int64(get_thread_id()) * scratch_stride, True,
         )  # fmt: skip
         finish_stores()
@@ -244,7 +245,7 @@ def _correlate_block(
     next_row = first_row_of_block(g, block + 1, g[STEP], g[SOURCE_HEIGHT], g[SOURCE_WIDTH])
     next_x = Region(pointer(x), next_row * ldx, ldx, reads, depth, False)
     for j in range(0, columns, width):
-        panel_at = u_at + j // width * g[DISTINCT] * u_matrix
+        panel_at = u_at + j // width * g[DISTINCT_WEIGHTS] * u_matrix
         n, at = min(width, columns - j), column + j
         next_y = Region(pointer(y), first_row * ldy + at, ldy, rows_per_block, n, True)
         next_z = Region(pointer(z), first_row * ldz + at, ldz, rows_per_block if kind == SCALE_MASKED else 0, n, False)
@@ -274,8 +275,8 @@ def correlate_tiles(
 ):  # fmt: skip
     """y (+)= bias + the correlation of x with transformed weights `u`, columns first .. first + columns.
 
-    `kind` says to what `coefficients` apply: to x, a prologue, or to the correlation, an epilogue with `z` the batch
-    norm's input. If `rectify`, y = max(0, that).
+    `kind` says to what `coefficients` apply: to x, a prologue, or to the correlation, an epilogue with `z` the x of
+    `cnnzoo.kernels.convolution.Epilogue`. If `rectify`, y = max(0, that).
 
     `v` is what `transform_inputs` wrote, or empty: then each task transforms the inputs of its block. Tasks are blocks
     of tiles by `group` columns, a multiple of the panel width. `bias` and `sums` may be empty; the latter are
@@ -283,7 +284,7 @@ def correlate_tiles(
     `scratch_stride` elements a thread.
     """
     blocks, groups = block_count(all_tiles(g), g[BLOCK]), block_count(columns, group)
-    panel = g[DISTINCT] * (g[DEPTH] * panel_width(x) + PAD)
+    panel = g[DISTINCT_WEIGHTS] * (g[DEPTH] * panel_width(x) + PAD)
     for item in prange(blocks * groups):
         block, j = np.int64(item) % blocks, np.int64(item) // blocks * group
         at = np.int64(get_thread_id()) * scratch_stride

@@ -10,11 +10,11 @@ from cnnzoo.kernels.convolution import ConvolutionShape
 from cnnzoo.kernels.forms import FORMS
 from cnnzoo.kernels.vectors import panel_columns
 from cnnzoo.kernels.winograd_panels import part_rows
-from cnnzoo.kernels.winograd_passes import BLOCK, DISTINCT, PAD, PRODUCTS, WEIGHT_DEPTH, all_tiles
+from cnnzoo.kernels.winograd_passes import BLOCK, DISTINCT_WEIGHTS, PAD, PRODUCTS, WEIGHT_DEPTH, all_tiles
 
 MINIMUM_TASKS = 32  # work is cut into so many tasks where the shape allows, for machines of many cores
 BLOCK_TILES = 16  # tiles of a block, about: with 256 channels their transforms take six tenths of a 1 MiB cache
-LARGEST_INPUTS = 1024 * 1024  # bytes of a block's transformed inputs; where they would take more, it has half the tiles
+LARGEST_INPUTS = 1024 * 1024  # bytes that the transforms of so many may take; else a block has half of them, about
 LARGEST_BLOCK = 96  # tiles of a block that holds whole rows of tiles, so that it is a run of output pixels
 LARGEST_REPETITION = 2  # inputs that more tasks need than this are transformed once for all of them
 PANEL_TASKS = 16  # tasks that transform the weights of their panels themselves are so many at least,
@@ -202,7 +202,7 @@ class WeightGradient:
             gradients=column_blocks * gradients(largest) if is_shared else 0,
             slots=slots,
             sums=slots * s.kernel**2 * s.in_channels * s.out_channels if slots > 1 else 0,
-            scratch=int(g[DISTINCT]) * (rows * panels * width + PAD) + own,
+            scratch=int(g[DISTINCT_WEIGHTS]) * (rows * panels * width + PAD) + own,
         )
 
     @property

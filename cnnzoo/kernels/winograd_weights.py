@@ -15,7 +15,7 @@ from cnnzoo.kernels.winograd_passes import (
     BLOCK,
     COLUMNS,
     DEPTH,
-    DISTINCT,
+    DISTINCT_WEIGHTS,
     FORM,
     KERNEL,
     PAD,
@@ -103,7 +103,7 @@ def transform_pairs(g, first, tiles, x, ldx, kind, coefficients, dy, lddy, row_b
 
 @worker
 def _begins(g, index):
-    """Tell whether the `index`-th product is the first of those that are summed up for the same weights."""
+    """Tell whether the `index`-th product is the first of those that share its weights."""
     return index == 0 or product_and_weights(g, index)[1] != product_and_weights(g, index - 1)[1]
 
 
@@ -111,7 +111,7 @@ def _begins(g, index):
 def _multiply_pairs(
     g, channels, columns, tiles, v, v_at, ldv, v_matrix, d, d_at, d_matrix, u, u_at, ldu, u_matrix
 ):  # fmt: skip
-    """u = v' d for the products of each weights, summed over them and over tiles."""
+    """u = v' d, summed over tiles and over the products that share their weights."""
     for i in range(g[PRODUCTS]):
         k, weights = product_and_weights(g, i)
         for t in range(0, tiles, TILES_DEPTH):
@@ -130,7 +130,7 @@ def _transform_and_multiply(
     """As `_multiply_pairs`, summed over blocks begin .. end of the tiles; behind u they are transformed one by one."""
     ldv = padded_ld(channels)
     v_matrix, v_block, d_matrix, _ = _distances(g, g[BLOCK], channels, columns, x)
-    v_at = u_at + g[DISTINCT] * u_matrix
+    v_at = u_at + g[DISTINCT_WEIGHTS] * u_matrix
     d_at = v_at + v_block
     sources, targets = rows_of_block(g, g[STEP], g[SOURCE_WIDTH]), rows_of_block(g, g[TILE], g[TARGET_WIDTH])
     inverse_products = inverse(g[PRODUCTS])

@@ -11,7 +11,7 @@ def test_a_small_network():
     found = memory.measure("lenet5", 2, 1, rounds=3)
     assert list(found) == list(memory.CHOICES)
     assert found["fast"]["bytes"] == create_model("lenet5").arena_bytes(2, training=True)
-    assert all(len(of["seconds"]) == 3 and min(of["seconds"]) <= of["median_seconds"] for of in found.values())
+    assert all(sorted(of["seconds"])[1] == of["median_seconds"] for of in found.values())
 
 
 def test_table():

@@ -5,6 +5,8 @@ import pytest
 
 from cnnzoo.graph.ledger import Ledger, Work
 from cnnzoo.models import create_model
+from tests.graph import random_graphs
+from tests.graph.steps import make_batch, run_step
 
 IMAGES = 2
 
@@ -58,6 +60,19 @@ def test_what_a_layer_with_a_relu_moves(ledgers):
     assert rows["fc1", "forward"].kind.startswith("Linear+ReLU")
     assert rows["fc1", "forward"].moved == x + y + w
     assert rows["fc1", "backward"].moved == (y + y + y) + y + x + x + w + w
+
+
+def test_what_a_convolution_moves_whose_gradient_came_masked():
+    """Read: dy, x, w and the sums of the bias's gradient; written: dx and dw. The output is not read again."""
+    net = random_graphs.make_network(random_graphs.convolutions_before_convolutions, dtype="float32")
+    net.ledger = Ledger()
+    run_step(net, *make_batch(net, IMAGES))
+    rows = {(row.work.name, row.work.direction): row.work for row in net.ledger.rows(_no_limits)}
+    pixels = next(node.output.extent.pixels for node in net.graph.nodes if node.name == "wide")
+    x = y = IMAGES * pixels * 16 * 4
+    w, sums = (3 * 3 * 16 * 16 + 16) * 4, 2 * 16 * 8
+    assert rows["wide", "backward"].kind.startswith("Convolution+ReLU")
+    assert rows["wide", "backward"].moved == y + x + w + sums + x + w
 
 
 def test_concatenation_in_place_moves_nothing(ledgers):

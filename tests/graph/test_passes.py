@@ -18,8 +18,10 @@ from cnnzoo.graph.passes import (
     fuse_batch_norm_relu,
     fuse_convolution_relu,
     fuse_relu_max_pool,
+    mask_gradient_on_store,
 )
 from cnnzoo.graph.tensor import Extent, Graph
+from cnnzoo.graph.timeline import Step
 from cnnzoo.models.registry import build_graph
 from tests.graph import random_graphs
 from tests.graph.steps import assert_close, make_batch, randomize, relative_error, rewrite, run_step
@@ -304,15 +306,14 @@ def find_masked(graph, images=2):
 
 
 def test_gradients_are_masked_where_the_algorithm_has_an_epilogue():
-    """A strided convolution and a depthwise one have none; a linear layer has other channels."""
+    """Im2col at stride 2 and a depthwise convolution have none."""
     graph = rewrite(random_graphs.convolutions_before_convolutions())
     assert find_masked(graph) == {"first", "wide", "pointwise"}
     assert find_masked(graph, images=64) == {"first", "wide", "pointwise"}
     operators = {node.name: node.operator for node in graph.nodes}
-    assert {name for name, operator in operators.items() if getattr(operator, "lends_mask", False)} == {
-        *("first", "wide", "pointwise", "narrow", "strided")
-    }
-    assert operators["wide"].borrows == ((operators["first"], "coefficients"), (operators["first"], "gradient_sums"))
+    keeping = {name for name, operator in operators.items() if getattr(operator, "keeps_gradient_sums", False)}
+    assert keeping == {"first", "wide", "pointwise", "narrow", "strided"}
+    assert operators["wide"].borrows == ((operators["first"], "gradient_sums"),)
 
 
 @pytest.mark.parametrize(
@@ -336,7 +337,9 @@ def test_gradients_that_are_not_masked_on_store(relu, bias, again, masked):
 def test_masked_gradients_are_those_of_a_relu_by_itself(algorithm):
     """In float32: the same mask for every value, so that what differs are roundings of sums."""
     results = []
-    for passes in (DEFAULT_PASSES, DEFAULT_PASSES[:-1]):
+    without = [each for each in DEFAULT_PASSES if each is not mask_gradient_on_store]
+    assert len(without) == len(DEFAULT_PASSES) - 1
+    for passes in (DEFAULT_PASSES, without):
         net = random_graphs.make_network(random_graphs.convolutions_before_convolutions, passes, "float32")
         randomize(net)
         net.prefer_algorithm(algorithm)
@@ -344,6 +347,26 @@ def test_masked_gradients_are_those_of_a_relu_by_itself(algorithm):
         run_step(net, *make_batch(net, 3, seed=1), accumulate=True)
         results.append(net.gradients())
     assert_close(*results, 1e-5)
+
+
+def test_a_reader_that_does_not_run_backward_masks_nothing():
+    """Its input is what the graph returns, which has its gradient from outside."""
+    graph = Graph(Extent(6, 6, 3))
+    y = layers.relu(layers.conv(graph.input, 4, 3, name="conv"))
+    layers.conv(y, 4, 3, name="dead")
+    graph.output = y
+    assert find_masked(rewrite(graph)) == set()
+
+
+def test_what_is_masked_is_not_kept_for_the_node_that_made_it():
+    """The ReLU's output is read last by the reader's backward, not by the producer's."""
+    graph = rewrite(random_graphs.convolutions_before_convolutions())
+    layout, _ = lay_out(graph, 2, True, np.dtype(np.float32))
+    steps = layout.timeline.steps
+    for k, node in enumerate(graph.nodes):
+        if node.output in layout.lines.masked:
+            last = steps[layout.activation(node.output, restored=True).last]
+            assert last == Step("backward", k + 1)
 
 
 def find_on_load(net):

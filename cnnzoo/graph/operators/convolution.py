@@ -32,7 +32,7 @@ class WeightedSum(Operator):
     collects_statistics = False  # forward writes batch-norm partial sums of its output; set by a pass
     relu = False  # y = max(0, that); set by a pass
     masks_gradient = False  # the ReLU that was merged into what made the input masks dx as it is stored; set by a pass
-    lends_mask = False  # what the reader needs for that is kept; set by a pass
+    keeps_gradient_sums = False  # the reader may do so to dy, and leaves the bias's gradient here; set by a pass
 
     def __init__(self, name: str, weight: Parameter, bias: bool):
         super().__init__(name)
@@ -49,7 +49,7 @@ class WeightedSum(Operator):
 
     @property
     def saves_output(self) -> bool:  # type: ignore[override]
-        """The ReLU's mask is seen in the output."""
+        """The ReLU's mask is seen in the output, where nobody has applied it before."""
         return self.relu
 
     def shape(self, images: int, x: Extent) -> ConvolutionShape:
@@ -73,7 +73,7 @@ class WeightedSum(Operator):
         Its state is `Planned`: the algorithms of the three passes. What they work in is scratch, and backward the
         partial sums of a bias and of an epilogue are too. It lends the batch-norm partial sums of y if it collects them
         and the forward algorithm can, and begins the backward of the batch norm on load, or of the ReLU that made x, if
-        that of dx can. Kept for a reader that masks dy are the coefficients that say so, and the sums of what is left.
+        that of dx can. It keeps the sums over rows of dy, in float64, where the reader may take them.
 
         Raises
         ------
@@ -93,10 +93,10 @@ class WeightedSum(Operator):
                 planned.weight_gradient.scratch["weight_gradient"],
                 Scratch(bias_partials),
             ),
-            begins_producer=self._gradient_sums(planned) > 0,
+            begins_producer_backward=self._gradient_sums(planned) > 0,
         )
-        if training and self.lends_mask:
-            needs.kept = {"coefficients": (3 * columns, None), "gradient_sums": (2 * columns, np.dtype(np.float64))}
+        if training and self.keeps_gradient_sums:
+            needs.kept["gradient_sums"] = 2 * columns, np.dtype(np.float64)
         if training and self.collects_statistics and planned.forward.statistics_rows:
             blocks = block_count(shape.out_pixels, planned.forward.statistics_rows)
             needs.lent["statistics"] = (blocks * 2 * columns, None)
@@ -139,9 +139,6 @@ class WeightedSum(Operator):
     def forward(self, c: Context) -> None:
         """y = correlate(x, w) + b, with the batch norm of x applied on load and the batch-norm sums of y collected."""
         x, y = self.flat(c.x[0]), c.y
-        if self.lends_mask and c.training:  # the mask of a ReLU is that of a batch norm of this scale, shift and mean
-            for row, value in zip(np.split(c.kept["coefficients"], 3), (1, 0, 0), strict=True):
-                row[:] = value
         c.state.forward.forward(
             x.data, x.ld, c.weights["weight"], y.data, y.ld, c.scratch, prologue=self._prologue(c),
             bias=c.weights.get("bias"), statistics=c.kept.get("statistics"), rectify=self.relu,
@@ -152,7 +149,8 @@ class WeightedSum(Operator):
         x, y, dy, scratch, add = self.flat(c.x[0]), c.y, c.dy, c.backward_scratch, c.accumulate_gradients
         if c.masked:
             sums, bias = c.kept["gradient_sums"][: dy.channels], c.gradients["bias"]
-            bias[:] = bias + sums if add else sums
+            with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is found, and named, elsewhere
+                bias[:] = bias + sums if add else sums
         elif self.relu:
             bias = c.gradients["bias"]
             rectify_gradient(dy.data, dy.ld, y.data, y.ld, dy.rows, dy.channels, scratch, bias, add)
@@ -170,7 +168,10 @@ class WeightedSum(Operator):
         sums, scratch = np.split(c.backward_scratch, [self._gradient_sums(c.state)])
         epilogue = None
         if sums.size > 0:
-            epilogue = Epilogue(SCALE_MASKED, c.lent("coefficients"), x.data, x.ld, sums)
+            # The mask of a ReLU is that of a batch norm of scale 1, shift 0 and mean 0.
+            of_relu = np.repeat(np.array((1, 0, 0), x.data.dtype), x.channels) if self.masks_gradient else None
+            coefficients = c.lent("coefficients") if of_relu is None else of_relu
+            epilogue = Epilogue(SCALE_MASKED, coefficients, x.data, x.ld, sums)
         algorithm.input_gradient(
             dy.data, dy.ld, c.weights["weight"], dx.data, dx.ld, scratch, epilogue, accumulate=c.accumulate[0]
         )
