@@ -23,7 +23,7 @@ PANEL_BYTES = 640 * 1024  # and what one sums up takes no more than this
 GRADIENT_TILES = 24  # tiles of a block of the weight gradient: fewer would load and store their sums too often
 CHANNEL_BLOCK = 64  # a weight gradient's task owns the square of it of channel pairs: 590 KB of sums of 36 products
 LARGEST_COLUMNS = 256  # output channels among them, at most
-LARGEST_OWN = 16  # more blocks of a weight gradient's channels than this share what is transformed, once for all
+LARGEST_OWN = 15  # more blocks of a weight gradient's channels than this share what is transformed, once for all
 PAIRS_BYTES = 32 * 1024 * 1024  # what is shared then, at most; it is made and used in slices of the tiles
 SLAB_BYTES = 10 * 1024 * 1024  # transformed weights are made and used in slabs of this size, which a large cache holds
 
