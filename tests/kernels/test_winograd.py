@@ -35,7 +35,7 @@ NETWORK_SHAPES = [s for s in list_convolutions(MODELS, images=1) if Winograd.ref
 SHAPES = [
     *(s for s in TAILS if Winograd.refusal(s) is None),
     # Weights in slabs, tasks of part of their columns; blocks of many tiles, of whole images, and of no run of pixels.
-    ConvolutionShape(1, 4, 4, 512, 300, 3, 1, 1),
+    ConvolutionShape(1, 4, 4, 1200, 90, 3, 1, 1),
     ConvolutionShape(3, 18, 13, 70, 40, 3, 1, 1),
     ConvolutionShape(40, 9, 9, 10, 12, 3, 1, 0),
     ConvolutionShape(1, 5, 400, 4, 8, 3, 1, 1),
