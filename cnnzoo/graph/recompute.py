@@ -73,7 +73,8 @@ def _takes_a_pass(layout: Layout, k: int) -> bool:
 def choose_narrowed(kept: Layout, recomputed: Collection[Region]) -> list[Region]:
     """Return the regions to narrow, given the layout in which all are kept and what is recomputed; largest first."""
     peak = Peak(kept)
-    waiting = [region for region in first_reads(kept.sharing, kept.timeline.backward_nodes) if region.writers]
+    reads = first_reads(kept.sharing, kept.timeline.backward_nodes)
+    waiting = [region for region in kept.sharing.regions if region in reads and region.writers]  # not in a set's order
     order = sorted((region for region in waiting if region not in recomputed), key=lambda region: -region.size)
     return _lower(lambda narrowed: peak(recomputed, narrowed), order, dict.fromkeys(order, 0.0), 0.0)
 
