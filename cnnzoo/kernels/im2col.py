@@ -33,7 +33,7 @@ from cnnzoo.kernels.costs import (
     count_vectors,
 )
 from cnnzoo.kernels.gemm import packed_size
-from cnnzoo.kernels.vectors import panel_columns
+from cnnzoo.kernels.vectors import TILE_ROWS, panel_columns
 
 MINIMUM_TASKS = 32  # work is cut into so many tasks where the shape allows, for machines of many cores
 PACKED_ALONE = 2  # so many blocks of positions pack the weights each for itself
@@ -79,7 +79,7 @@ class _Correlation:
     def plan(images, source, channels, grid, step, target, target_step, corner, columns, taps, itemsize):
         """Return the correlation for `taps`: row offset, column offset and place in the weights of each."""
         positions, depth = images * grid[0] * grid[1], len(taps) * channels
-        rows = min(ROW_BLOCK, _balanced(positions, ROW_BLOCK, 8))
+        rows = min(ROW_BLOCK, _balanced(positions, ROW_BLOCK, TILE_ROWS))
         fields = [images, *source, channels, *grid, step, *target, target_step, *corner, columns, rows, len(taps)]
         offsets = [offset for row, column, _ in taps for offset in (row, column)]
         width = panel_columns(itemsize)

@@ -67,13 +67,9 @@ def zeros(typingctx, x):
     return VectorType(x.dtype)(x), codegen
 
 
-def _emit_prefetch(context, builder, arguments, to_write):
-    byte, i32 = ir.IntType(8).as_pointer(), ir.IntType(32)
-    function = cgutils.get_or_insert_function(
-        builder.module, ir.FunctionType(ir.VoidType(), [byte, i32, i32, i32]), "llvm.prefetch.p0i8"
-    )
-    place = builder.bitcast(builder.gep(arguments[0], [arguments[1]]), byte)
-    builder.call(function, [place, i32(int(to_write)), i32(2), i32(1)])  # data; the first level is in use
+def _emit_prefetch(context, builder, signature, arguments, to_write):
+    v = Vectors(context, builder, signature.args[0].dtype)
+    v.prefetch(v.pointer(*arguments), level=2, to_write=to_write)  # the first level is in use
     return context.get_dummy_value()
 
 
@@ -82,7 +78,7 @@ def prefetch(typingctx, x, at):
     """Ask for x[at] to be brought into the second-level cache; any address will do."""
 
     def codegen(context, builder, signature, arguments):
-        return _emit_prefetch(context, builder, arguments, to_write=False)
+        return _emit_prefetch(context, builder, signature, arguments, to_write=False)
 
     return types.void(x, types.int64), codegen
 
@@ -92,7 +88,7 @@ def prefetch_to_write(typingctx, x, at):
     """Ask for x[at] to be brought into that cache as this thread's alone, since it will be written."""
 
     def codegen(context, builder, signature, arguments):
-        return _emit_prefetch(context, builder, arguments, to_write=True)
+        return _emit_prefetch(context, builder, signature, arguments, to_write=True)
 
     return types.void(x, types.int64), codegen
 

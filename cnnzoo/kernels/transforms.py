@@ -15,7 +15,7 @@ from numba.extending import intrinsic
 
 from cnnzoo.kernels.forms import FORMS, STRIDE_2_GRADIENT
 from cnnzoo.kernels.toom_cook import RationalMatrix, transpose
-from cnnzoo.kernels.vectors import IS_X86, VECTOR_BYTES, Vectors, data_pointer
+from cnnzoo.kernels.vectors import IS_X86, VECTOR_BYTES, Vectors, data_pointer, opaque
 
 _I32, _I64 = ir.IntType(32), ir.IntType(64)
 
@@ -155,23 +155,19 @@ class _Grid:
         self.builder.store(value, self.place(i, j), align=VECTOR_BYTES)
 
 
-def _rolled(builder, count):
-    """Return `count` as LLVM does not know it, so that it does not unroll a loop of as many rounds."""
-    return builder.asm(ir.FunctionType(_I64, [_I64]), "", "=r,0", [count], False)
-
-
 def _transform(v, matrix, load, store, rows):
     """Emit M X M': ``load(i, j)`` returns elements of X, ``store(i, j, value)`` takes those of rows below `rows`.
 
     j in `load` and i in `store` are LLVM values.
     """
     builder, linear = v.builder, _Linear(v, matrix)
+    # Counts that LLVM does not know: it would unroll the loops.
     size, depth = len(matrix), len(matrix[0])
     grid = _Grid(v, size, depth)
-    with cgutils.for_range(builder, _rolled(builder, _I64(depth))) as loop:
+    with cgutils.for_range(builder, opaque(builder, _I64(depth))) as loop:
         for i, value in enumerate(linear.apply([load(i, loop.index) for i in range(depth)])):
             grid.store(value, _I64(i), loop.index)
-    with cgutils.for_range(builder, _rolled(builder, rows)) as loop:
+    with cgutils.for_range(builder, opaque(builder, rows)) as loop:
         for j, value in enumerate(linear.apply([grid.load(loop.index, _I64(j)) for j in range(depth)])):
             store(loop.index, j, value)
 
