@@ -1,5 +1,6 @@
 """How Winograd's passes are cut into tasks and blocks, by the shape alone; see `winograd`."""
 
+import math
 from dataclasses import dataclass
 from itertools import chain, pairwise
 
@@ -13,8 +14,7 @@ from cnnzoo.kernels.winograd_panels import part_rows
 from cnnzoo.kernels.winograd_passes import BLOCK, DISTINCT_WEIGHTS, PAD, PRODUCTS, WEIGHT_DEPTH, all_tiles
 
 MINIMUM_TASKS = 32  # work is cut into so many tasks where the shape allows, for machines of many cores
-BLOCK_TILES = 16  # tiles of a block, about: with 256 channels their transforms take six tenths of a 1 MiB cache
-LARGEST_INPUTS = 1024 * 1024  # bytes that the transforms of so many may take; else a block has half of them, about
+BLOCK_TILES = 12  # tiles of a block, a multiple of every TILE_ROWS; twice as many where that makes whole rows of tiles
 LARGEST_BLOCK = 96  # tiles of a block that holds whole rows of tiles, so that it is a run of output pixels
 LARGEST_REPETITION = 2  # inputs that more tasks need than this are transformed once for all of them
 PANEL_TASKS = 16  # tasks that transform the weights of their panels themselves are so many at least,
@@ -75,8 +75,7 @@ class Correlation:
         is_run = unit <= LARGEST_BLOCK
         panels = block_count(columns, width)
         few = _block_of_few_tiles(images * down * across, unit, panels, products * width * itemsize) if is_run else 0
-        tiles = BLOCK_TILES if products * BLOCK_TILES * depth * itemsize <= LARGEST_INPUTS else BLOCK_TILES // 2
-        tiles = few or (max(1, tiles // unit) * unit if is_run else tiles)
+        tiles = few or (_block_of_whole(unit) if is_run else BLOCK_TILES)
         panel = form.distinct_weights * (depth * width + PAD)
         slab = 1 if few else block_count(panels, block_count(panels, max(1, SLAB_BYTES // (panel * itemsize))))
         blocks = block_count(images * down * across, tiles)
@@ -116,6 +115,12 @@ class Correlation:
     def transforms_by_panels(self) -> bool:
         """Each task transforms the weights of its panel itself."""
         return self.weights == 0
+
+
+def _block_of_whole(unit: int) -> int:
+    """Return the tiles of a block, a multiple of `unit`: BLOCK_TILES about, and without rest for the register tiles."""
+    even = math.lcm(unit, BLOCK_TILES)
+    return even if even <= 2 * BLOCK_TILES else max(1, BLOCK_TILES // unit) * unit
 
 
 def _block_of_few_tiles(tiles: int, unit: int, panels: int, row_bytes: int) -> int:
