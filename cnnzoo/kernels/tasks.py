@@ -30,6 +30,9 @@ _BYTES = _I8.as_pointer()
 _VOID = ir.VoidType()
 _MACHINE = platform.machine().lower()
 
+MOST_SHARES = 1024  # as many threads as share a loop, at most
+PART_OF_SHARE = 4  # a thread takes one of so many parts of what is left of a share
+
 X86_FLUSH_TO_ZERO, X86_DENORMALS_ARE_ZERO = 1 << 15, 1 << 6  # of the MXCSR register
 ARM_FLUSH_TO_ZERO = 1 << 24  # of the FPCR register
 
@@ -128,7 +131,7 @@ def _parse(statement: str) -> Any:
 
 @intrinsic
 def run_tasks(typingctx, loop, count, arguments):
-    """Call ``loop(share, first, last, *arguments)`` for each thread's share of the tasks 0 .. count."""
+    """Call ``loop(share, first, last, *arguments)`` for ranges of the tasks 0 .. count, by threads with a share each."""
     values = tuple(types.unliteral(a) for a in arguments.types)
     called = loop.get_call_type(typingctx, (*[types.int64] * 3, *values), {})
 
@@ -143,7 +146,11 @@ def run_tasks(typingctx, loop, count, arguments):
         result = loop.dispatcher.get_compile_result(called)
         context.active_code_library.add_linking_library(result.library)
         threads = builder.call(_declare(builder, "get_num_threads", _I64, []), [])
-        fields = [count, threads, *values]
+        threads = builder.select(builder.icmp_signed("<", threads, _I64(MOST_SHARES)), threads, _I64(MOST_SHARES))
+        next_tasks = cgutils.alloca_once(builder, _I64, size=MOST_SHARES)
+        with cgutils.for_range(builder, threads) as share:
+            builder.store(_share_begin(builder, count, threads, share.index), builder.gep(next_tasks, [share.index]))
+        fields = [count, threads, next_tasks, *values]
         work = cgutils.alloca_once(builder, ir.LiteralStructType([field.type for field in fields]))
         for i, field in enumerate(fields):
             builder.store(field, cgutils.gep_inbounds(builder, work, 0, i))
@@ -182,32 +189,65 @@ def _at_most_1(builder, value):
     return builder.icmp_signed("<=", value, _I64(1))
 
 
+def _share_begin(builder, count, threads, share):
+    """Return the first task of a share: all have about as many."""
+    return builder.sdiv(builder.mul(count, share), threads)
+
+
 def _emit_runner(context, module, loop, called, work_type):
     """Emit the function that Numba's threads call: ``run(place, shares, step, work)``.
 
-    It does shares k .. k + shares[0] of the tasks, k = place[0] - work, with denormal numbers taken as zero.
+    It does the tasks of share k = place[0] - work, and then what is left of the others, with denormal numbers taken as
+    zero.
     """
     kind = ir.FunctionType(_VOID, [_BYTES.as_pointer(), _I64.as_pointer(), _I64.as_pointer(), _BYTES])
     run = ir.Function(module, kind, module.get_unique_name(f"run.{loop.unique_name}"))
     run.linkage = "internal"
     builder = ir.IRBuilder(run.append_basic_block())
-    place, shares, _, data = run.args
+    place, _, _, data = run.args
     work = builder.bitcast(data, work_type)
     fields = [builder.load(cgutils.gep_inbounds(builder, work, 0, i)) for i in range(len(work_type.pointee.elements))]
-    count, threads, *values = fields
+    count, threads, next_tasks, *values = fields
     share = builder.sub(builder.ptrtoint(builder.load(place), _I64), builder.ptrtoint(data, _I64))
-    ends = (share, builder.add(share, builder.load(shares)))
-    first, last = (builder.sdiv(builder.mul(count, end), threads) for end in ends)
-    with builder.if_then(builder.icmp_signed("<", first, last)):
-        restore = _emit_flush(builder)
-        function = context.declare_function(module, loop)
+    restore = _emit_flush(builder)
+    function = context.declare_function(module, loop)
+
+    def run_range(first, last):
         # Not inlined: no computation of the loop may move to where denormal numbers count.
         context.call_conv.call_function(
             builder, function, called.return_type, called.args, [share, first, last, *values], attrs=("noinline",)
         )
-        restore()
+
+    with cgutils.for_range(builder, threads) as other:
+        owner = builder.srem(builder.add(share, other.index), threads)
+        end = _share_begin(builder, count, threads, builder.add(owner, _I64(1)))
+        _emit_taking(builder, builder.gep(next_tasks, [owner]), end, run_range)
+    restore()
     builder.ret_void()
     return run
+
+
+def _emit_taking(builder, next_task, end, run_range):
+    """Emit a loop that takes tasks below `end`, a part of those that are left at a time, until there are none.
+
+    Threads that take of the same share exchange the number of its next task: a slow core, or one that has other work,
+    leaves to the others what it has not begun. Which thread does a task changes no bit.
+    """
+    look, take, taken, done = (builder.append_basic_block(name) for name in ("look", "take", "taken", "done"))
+    builder.branch(look)
+    builder.position_at_end(look)
+    first = builder.load_atomic(next_task, ordering="monotonic", align=8)
+    left = builder.sub(end, first)
+    builder.cbranch(builder.icmp_signed(">", left, _I64(0)), take, done)
+    builder.position_at_end(take)
+    size = builder.sdiv(builder.add(left, _I64(PART_OF_SHARE - 1)), _I64(PART_OF_SHARE))
+    last = builder.add(first, size)
+    exchanged = builder.cmpxchg(next_task, first, last, ordering="monotonic", failordering="monotonic")
+    builder.cbranch(builder.extract_value(exchanged, 1), taken, look)
+    builder.position_at_end(taken)
+    run_range(first, last)
+    builder.branch(look)
+    builder.position_at_end(done)
 
 
 def _emit_flush(builder):
