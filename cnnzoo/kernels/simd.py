@@ -19,6 +19,9 @@ from numba.extending import intrinsic, models, register_model
 
 from cnnzoo.kernels.vectors import VECTOR_BYTES, Vectors, data_pointer
 
+# Numba gives `FASTMATH` to operations without flags of their own; LLVM then adds in an order that suits the processor.
+AS_WRITTEN = ("nsz",)
+
 
 class VectorType(types.Type):
     """The type of one vector of `dtype`."""
@@ -145,7 +148,7 @@ def add(typingctx, a, b):
     """Return a + b."""
 
     def codegen(context, builder, signature, arguments):
-        return builder.fadd(*arguments)
+        return builder.fadd(*arguments, flags=AS_WRITTEN)
 
     return a(a, b), codegen
 
@@ -155,7 +158,7 @@ def subtract(typingctx, a, b):
     """Return a - b."""
 
     def codegen(context, builder, signature, arguments):
-        return builder.fsub(*arguments)
+        return builder.fsub(*arguments, flags=AS_WRITTEN)
 
     return a(a, b), codegen
 
