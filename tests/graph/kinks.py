@@ -4,6 +4,8 @@ Of millions of ReLUs a few have inputs within rounding of zero. Two correct prog
 and then on the gradients below them: in float32 by about the root of the rounding error, some 1e-3 to 1e-2 of a
 tensor. A finite difference across them is no derivative. So tests that are to be exact first move each channel's bias
 a little, into the widest gap that the channel's values leave around zero.
+
+So with max pools whose two largest values are equal but for rounding: `smallest_pool_gap` tells images without them.
 """
 
 import numpy as np
@@ -49,6 +51,38 @@ def _clearing(forward, bias):
         forward(c)
 
     return clear_then_forward
+
+
+def smallest_pool_gap(graph, weights, images):
+    """Return by how much the largest value of a max pool's window exceeds the second largest, at least.
+
+    In standard deviations of the pool's input, over all windows whose largest value is positive (behind a ReLU it does
+    not matter which zero wins) and all pools without padding, in training in float64; infinity without such a pool.
+
+    The parameters are those of `clear_relus`.
+    """
+    net = Network(graph, name="gaps", dtype="float64", passes=())
+    net.load_state_dict(weights)
+    gaps = []
+    for node in net.graph.nodes:
+        if isinstance(node.operator, MaxPool) and node.operator.padding == 0:
+            node.operator.forward = _measuring_gaps(node.operator, gaps)
+    net.forward(images, training=True)
+    return min(gaps, default=np.inf)
+
+
+def _measuring_gaps(pool, gaps):
+    forward, step = pool.forward, pool.stride
+
+    def measure_then_forward(c):
+        x = _rows(c.x[0]).reshape(c.images, c.state.height, c.state.width, -1)
+        windows = np.lib.stride_tricks.sliding_window_view(x, (pool.window, pool.window), axis=(1, 2))
+        windows = windows[:, ::step, ::step].reshape(-1, pool.window**2)
+        second, first = np.partition(windows, -2, axis=1)[:, -2:].T
+        gaps.append((first - second)[first > 0].min() / x.std())
+        forward(c)
+
+    return measure_then_forward
 
 
 def _rows(matrix):

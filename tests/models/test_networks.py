@@ -50,12 +50,13 @@ def test_names_and_number_of_parameters(name):
 
 
 @pytest.mark.parametrize(
-    ("name", "part_left"), [("vgg16", 0.6), ("vgg16_bn", 0.02), ("resnet18", 0.02), ("mobilenetv1", 0.1)]
+    ("name", "lr", "part_left"),
+    [("vgg16", 0.001, 0.1), ("vgg16_bn", 0.01, 0.02), ("resnet18", 0.01, 0.02), ("mobilenetv1", 0.01, 0.1)],
 )
-def test_loss_falls_when_a_batch_is_repeated(name, part_left):
-    """Fast with batch norm, slowly without."""
+def test_loss_falls_when_a_batch_is_repeated(name, lr, part_left):
+    """Without batch norm a rate of 0.01 is so high that rounding decides whether it falls within 20 steps."""
     net = cnnzoo.create_model(name, dropout=0.0)
-    optimizer = cnnzoo.SGD(net, lr=0.01, momentum=0.9)
+    optimizer = cnnzoo.SGD(net, lr=lr, momentum=0.9)
     images, labels = make_batch(net, 8)
     losses = []
     for _ in range(20):
