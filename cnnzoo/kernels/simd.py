@@ -14,7 +14,6 @@ They take pointers because Numba counts references to arrays, and would go on co
 
 from llvmlite import ir
 from numba import types
-from numba.core import cgutils
 from numba.extending import intrinsic, models, register_model
 
 from cnnzoo.kernels.vectors import VECTOR_BYTES, Vectors, data_pointer

@@ -131,7 +131,7 @@ def _parse(statement: str) -> Any:
 
 @intrinsic
 def run_tasks(typingctx, loop, count, arguments):
-    """Call ``loop(share, first, last, *arguments)`` for ranges of the tasks 0 .. count, by threads with a share each."""
+    """Call ``loop(share, first, last, *arguments)`` for ranges of the tasks 0 .. count; each thread has a share."""
     values = tuple(types.unliteral(a) for a in arguments.types)
     called = loop.get_call_type(typingctx, (*[types.int64] * 3, *values), {})
 
