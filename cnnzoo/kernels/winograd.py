@@ -185,7 +185,7 @@ class Winograd:
         kind, coefficients, z, ldz = fused
         u, v, per_thread = _split(scratch, c.weights, c.inputs)
         if v.size > 0:
-            transform_inputs(c.geometry, x, ldx, kind, coefficients, v)
+            transform_inputs(c.geometry, x, ldx, kind, coefficients, c.part, v)
         if c.transforms_by_panels:
             correlate_panels(
                 c.geometry, w, c.transposed, kind, coefficients, z, ldz, v, y, ldy, accumulate,

@@ -52,12 +52,12 @@ def _prefetch_transposed(g, w, column, k_from, rows, part, inverse_parts):
 
 @worker
 def _multiply_panel(g, count, w, transposed, column, columns, next_column, v, v_at, scratch, u_at, m_at):
-    """m[k] = v[k] G w G' for the columns of a panel, a part of its depth at a time.
+    """m[k] = v[k] G w G' for the columns of a panel, a part of its depth at a time, as `v` has them.
 
     Behind the transformed part is what is packed for it. The next task's panel begins with `next_column`.
     """
     width, depth, size = panel_width(w), g[DEPTH], part_rows(g[DEPTH])
-    v_matrix, m_matrix, u_matrix = block_elements(g, depth)[0], g[BLOCK] * width + PAD, size * width + PAD
+    (v_matrix, v_part), m_matrix, u_matrix = block_elements(g, size), g[BLOCK] * width + PAD, size * width + PAD
     packed_at = u_at + g[DISTINCT_WEIGHTS] * u_matrix
     inverse_products = inverse(g[PRODUCTS])
     for k_from in range(0, depth, size):
@@ -69,7 +69,7 @@ def _multiply_panel(g, count, w, transposed, column, columns, next_column, v, v_
             if transposed:
                 _prefetch_transposed(g, w, next_panel, next_from, size, i, inverse_products)
             multiply_block(
-                count, columns, d, v, v_at + k * v_matrix + k_from, padded_ld(depth), 1,
+                count, columns, d, v, v_at + k * v_matrix + k_from // size * v_part, padded_ld(size), 1,
                 scratch, u_at + weights * u_matrix, 0, scratch, m_at + k * m_matrix, width, k_from > 0,
             )  # fmt: skip
 
@@ -95,7 +95,8 @@ def correlate_panels(
         columns, count = min(width, g[COLUMNS] - column), min(g[BLOCK], all_tiles(g) - first)
         m_at = np.int64(get_thread_id()) * scratch_stride
         u_at = m_at + g[PRODUCTS] * (g[BLOCK] * width + PAD)  # the epilogue's place, once all is multiplied
-        v_at = block * block_elements(g, g[DEPTH])[1]
+        size = part_rows(g[DEPTH])
+        v_at = block * block_count(g[DEPTH], size) * block_elements(g, size)[1]
         next_column = column if block + 1 < blocks else column + width
         _multiply_panel(g, count, w, transposed, column, columns, next_column, v, v_at, scratch, u_at, m_at)
         first_row, sums_at = block * rows_per_block, block * 2 * g[COLUMNS]

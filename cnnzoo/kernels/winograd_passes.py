@@ -168,21 +168,24 @@ def block_elements(g, channels):
     return matrix, g[PRODUCTS] * matrix
 
 
-@kernel("void(i8[::1], T[::1], i8, i8, T[::1], T[::1])", parallel=True)
-def transform_inputs(g, x, ldx, kind, coefficients, v):
-    """Write B' d B of prologue(x) for all blocks of tiles, as `correlate_tiles` takes them.
+@kernel("void(i8[::1], T[::1], i8, i8, T[::1], i8, T[::1])", parallel=True)
+def transform_inputs(g, x, ldx, kind, coefficients, part, v):
+    """Write B' d B of prologue(x) for all blocks of tiles, each in parts of `part` channels that lie together.
 
-    `v` is aligned to vectors, and written as `transform_weights` writes.
+    `v` is aligned to vectors, and written as `transform_weights` writes. Tasks are blocks by parts, or by pieces of
+    them.
     """
-    blocks, chunks = block_count(all_tiles(g), g[BLOCK]), block_count(g[DEPTH], INPUT_CHANNELS)
-    for item in prange(blocks * chunks):
-        block, channel = np.int64(item) // chunks, np.int64(item) % chunks * INPUT_CHANNELS
+    blocks, parts, size = block_count(all_tiles(g), g[BLOCK]), block_count(g[DEPTH], part), min(part, INPUT_CHANNELS)
+    pieces = block_count(part, size)
+    for item in prange(blocks * parts * pieces):
+        block_and_part, within = np.int64(item) // pieces, np.int64(item) % pieces * size
+        block, channel = block_and_part // parts, block_and_part % parts * part + within
         first = block * g[BLOCK]
-        matrix, elements = block_elements(g, g[DEPTH])
+        matrix, elements = block_elements(g, part)
         gather_inputs(
             g, first, min(g[BLOCK], all_tiles(g) - first), x, ldx, kind, coefficients,
-            channel, min(INPUT_CHANNELS, g[DEPTH] - channel), v, block * elements + channel, padded_ld(g[DEPTH]),
-            matrix, True,
+            channel, min(size, part - within, g[DEPTH] - channel), v, block_and_part * elements + within,
+            padded_ld(part), matrix, True,
         )  # fmt: skip
         finish_stores()
 

@@ -50,6 +50,8 @@ class Correlation:
         Rows of the target that a block of tiles is; None if they are no run of rows, or not always as many.
     inputs : int
         Elements of all transformed inputs, where they are made once for all tasks; 0 where each task makes its own.
+    part : int
+        Channels of the transformed inputs that lie together: as many as are multiplied at a time.
     scratch : int
         Elements that a thread needs.
     """
@@ -62,6 +64,7 @@ class Correlation:
     group: int
     rows_per_block: int | None
     inputs: int
+    part: int
     scratch: int
 
     @staticmethod
@@ -80,7 +83,9 @@ class Correlation:
         slab = 1 if few else block_count(panels, block_count(panels, max(1, SLAB_BYTES // (panel * itemsize))))
         blocks = block_count(images * down * across, tiles)
         groups = min(slab, block_count(MINIMUM_TASKS, blocks))
-        inputs, outputs = products * (tiles * padded_ld(depth) + PAD), products * (tiles * width + PAD)
+        part = part_rows(depth) if few else depth
+        inputs = block_count(depth, part) * products * (tiles * padded_ld(part) + PAD)
+        outputs = products * (tiles * width + PAD)
         is_shared = few > 0 or groups * block_count(panels, slab) > LARGEST_REPETITION
         geometry = [
             kernel, images, *source, depth, *target, columns, padding, down, across, tiles,
@@ -88,7 +93,6 @@ class Correlation:
         ]  # fmt: skip
         run = tiles * target[0] * target[1] // (down * across) if is_run else 0
         if few:
-            part = part_rows(depth)
             part_of_panel = form.distinct_weights * (part * width + PAD) + kernel**2 * part * width
             scratch = outputs + max(run * width, part_of_panel)
         else:
@@ -103,6 +107,7 @@ class Correlation:
             group=block_count(slab, groups) * width,
             rows_per_block=run or None,
             inputs=blocks * inputs if is_shared else 0,
+            part=part,
             scratch=scratch,
         )
 
