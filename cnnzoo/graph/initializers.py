@@ -34,6 +34,8 @@ _FAR_TAIL = (
      1.48753612908506148525e-2, 1.36929880922735805310e-1, 5.99832206555887937690e-1, 1.0),
 )  # fmt: skip
 
+_BLOCK = 8192  # numbers drawn at a time: what is computed of them stays in a core's cache
+
 
 class Stream:
     """Random numbers for one parameter: nothing but additions, multiplications, divisions and square roots of float64,
@@ -44,20 +46,31 @@ class Stream:
 
     def random(self, shape: tuple[int, ...]) -> np.ndarray:
         """Return float64 numbers uniform in (0, 1), multiples of 2**-53 off by half of one."""
-        bits = draw_bits(self._key, np.arange(math.prod(shape)))
-        return (((bits >> np.uint64(11)).astype(np.float64) + 0.5) * 2.0**-53).reshape(shape)
+        return self._draw(shape, lambda p: p)
 
     def standard_normal(self, shape: tuple[int, ...]) -> np.ndarray:
         """Return normal float64 numbers of mean 0 and variance 1."""
-        p = self.random(shape).reshape(-1)
-        q = p - 0.5
-        r = 0.180625 - q * q
-        x = q * _ratio(_MIDDLE, r)
-        tails = np.flatnonzero(r < 0)
-        root = np.sqrt(-_log(np.minimum(p[tails], 1 - p[tails])))
-        magnitude = np.where(root <= 5, _ratio(_TAIL, root - 1.6), _ratio(_FAR_TAIL, root - 5))
-        x[tails] = np.where(q[tails] < 0, -magnitude, magnitude)
-        return x.reshape(shape)
+        return self._draw(shape, _normal_quantile)
+
+    def _draw(self, shape: tuple[int, ...], transform: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+        values = np.empty(math.prod(shape))
+        for first in range(0, values.size, _BLOCK):
+            last = min(first + _BLOCK, values.size)
+            bits = draw_bits(self._key, np.arange(first, last))
+            values[first:last] = transform(((bits >> np.uint64(11)).astype(np.float64) + 0.5) * 2.0**-53)
+        return values.reshape(shape)
+
+
+def _normal_quantile(p: np.ndarray) -> np.ndarray:
+    """Return the numbers below which a normal variable of mean 0 and variance 1 is with probabilities `p`."""
+    q = p - 0.5
+    r = 0.180625 - q * q
+    x = q * _ratio(_MIDDLE, r)
+    tails = np.flatnonzero(r < 0)
+    root = np.sqrt(-_log(np.minimum(p[tails], 1 - p[tails])))
+    magnitude = np.where(root <= 5, _ratio(_TAIL, root - 1.6), _ratio(_FAR_TAIL, root - 5))
+    x[tails] = np.where(q[tails] < 0, -magnitude, magnitude)
+    return x
 
 
 def _ratio(coefficients: tuple[tuple[float, ...], tuple[float, ...]], x: np.ndarray) -> np.ndarray:

@@ -281,7 +281,9 @@ class Network:
 
         `memory` stands for another choice than the network's.
         """
-        return Plan(self.graph, images, training, self.dtype, memory or self.memory, self.storage).arena_bytes
+        if memory in (None, self.memory) or not training:  # in inference nothing is kept that could be recomputed
+            return self._make_plan(images, training).arena_bytes
+        return Plan(self.graph, images, training, self.dtype, memory, self.storage).arena_bytes
 
     def _checked(self, images: np.ndarray) -> np.ndarray:
         images = np.asarray(images)
@@ -302,11 +304,14 @@ class Network:
         nchw_to_nhwc(images.reshape(-1), x.data, x.ld, len(images), channels, height * width)
         return plan
 
-    def _plan(self, images: int, training: bool) -> Plan:
+    def _make_plan(self, images: int, training: bool) -> Plan:
         key = (images, training)
         if key not in self._plans:
             self._plans[key] = Plan(self.graph, images, training, self.dtype, self.memory, self.storage)
-        plan = self._plans[key]
+        return self._plans[key]
+
+    def _plan(self, images: int, training: bool) -> Plan:
+        plan = self._make_plan(images, training)
         if plan.arena_bytes > self._arena.size:
             for bound in self._plans.values():
                 bound.unbind()

@@ -7,6 +7,7 @@ import numpy as np
 
 from cnnzoo.config import RunConfig
 from cnnzoo.errors import ConfigError
+from cnnzoo.graph.liveness import aligned_zeros
 from cnnzoo.graph.network import Network
 from cnnzoo.kernels.adamw import adamw_update
 from cnnzoo.kernels.sgd import sgd_update
@@ -115,7 +116,7 @@ class SGD(Optimizer):
             raise ConfigError(f"momentum_form: expected pytorch or sources, got {momentum_form!r}")
         self.nesterov = nesterov
         self.momentum_form = momentum_form
-        self._velocity = np.zeros_like(net.parameter_arena)
+        self._velocity = aligned_zeros(net.parameter_arena.size, net.parameter_arena.dtype)
 
     @property
     def state(self) -> dict[str, np.ndarray]:
@@ -180,8 +181,8 @@ class AdamW(Optimizer):
         if not 0 < epsilon < math.inf:
             raise ConfigError(f"epsilon: expected a number above 0, got {epsilon}")
         self.beta2, self.epsilon = beta2, epsilon
-        self._mean = np.zeros_like(net.parameter_arena)
-        self._square = np.zeros_like(net.parameter_arena)
+        self._mean = aligned_zeros(net.parameter_arena.size, net.parameter_arena.dtype)
+        self._square = aligned_zeros(net.parameter_arena.size, net.parameter_arena.dtype)
 
     @property
     def state(self) -> dict[str, np.ndarray]:
