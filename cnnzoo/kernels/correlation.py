@@ -194,6 +194,7 @@ def _correlate_block(
             for r in range(count):
                 zero_run(out, out_at + r * ldo, columns)
     in_place = is_pixel_matrix_product(g, x.itemsize, ldx, kind)
+    asked = g[ROWS] if in_place else 0  # gathered rows are read in the order of memory, and need not be asked for
     for k in range(0, depth, max(1, segment)):
         d = min(segment, depth - k)
         b, panels_at, panel_stride = panels, column * depth + k * width, depth * width
@@ -206,19 +207,22 @@ def _correlate_block(
         if not in_place:
             gather_block(g, first, count, k, k + d, x, ldx, kind, coefficients, scratch, scratch_at, ld)
             a, a_at, lda = scratch, scratch_at, ld
-        # Branches: a product that asks for nothing is faster without the loop.
+        next_x = Region(pointer(x), (first + g[ROWS]) * ldx + k, ldx, asked, d, False)
         if kind == SCALE_MASKED and k == 0:
             read = Region(pointer(z), first * ldz + column, ldz, count, columns, False)
             written = Region(pointer(y), first * ldy + column, ldy, count, columns, True)
             multiply_block(
-                count, columns, d, a, a_at, lda, 1, b, panels_at, panel_stride, out, out_at, ldo, add, (read, written)
-            )
-        elif direct and depth <= SHALLOW:
-            written = Region(pointer(y), (first + g[ROWS]) * ldy + column, ldy, count, columns, True)
+                count, columns, d, a, a_at, lda, 1, b, panels_at, panel_stride, out, out_at, ldo, add,
+                (next_x, read, written),
+            )  # fmt: skip
+        elif in_place or (direct and depth <= SHALLOW):
+            rows = g[ROWS] if direct and depth <= SHALLOW else 0
+            written = Region(pointer(y), (first + g[ROWS]) * ldy + column, ldy, rows, columns, True)
             multiply_block(
-                count, columns, d, a, a_at, lda, 1, b, panels_at, panel_stride, out, out_at, ldo, add, (written,)
-            )
-        else:
+                count, columns, d, a, a_at, lda, 1, b, panels_at, panel_stride, out, out_at, ldo, add,
+                (next_x, written),
+            )  # fmt: skip
+        else:  # a product that asks for nothing is faster without the loop
             multiply_block(count, columns, d, a, a_at, lda, 1, b, panels_at, panel_stride, out, out_at, ldo, add)
         add = True
     sums_at = block * 2 * g[COLUMNS]
