@@ -241,7 +241,7 @@ def test_algorithm_is_used_and_shown(run):
 @pytest.mark.parametrize("name", cnnzoo.list_models())
 def test_algorithms_are_those_that_the_network_plans(name):
     net = cnnzoo.create_model(name)
-    net._plan(16, training=True)
+    net._plans.bind(16, True, net._arrays)
     layers = summarize(build_graph(name), 16).layers
     assert {f"{r.name} @16": list(r.algorithms) for r in layers if r.algorithms} == net.algorithms()
 

@@ -15,6 +15,7 @@ from cnnzoo.graph.operator import Operator, Parameter, real_type
 from cnnzoo.graph.passes import DEFAULT_PASSES, apply_batch_norm_on_load
 from cnnzoo.graph.pinning import list_pins, pin, prefer
 from cnnzoo.graph.plan import OperatorArrays, Plan
+from cnnzoo.graph.plans import Plans
 from cnnzoo.graph.replicas import alone, count_final, random_keys
 from cnnzoo.graph.tensor import Graph
 from cnnzoo.graph.tuning import Tuning, tune
@@ -96,8 +97,7 @@ class Network:
         self._arrays: dict[Operator, OperatorArrays] = {}
         self._allocate(operators)
         self._initialize()
-        self._plans: dict[tuple[int, bool], Plan] = {}
-        self._arena = np.empty(0, np.uint8)
+        self._plans = Plans(graph, self.dtype, memory, storage)
         self._pending: Plan | None = None  # the plan whose forward pass waits for its backward pass
 
     @property
@@ -118,12 +118,12 @@ class Network:
     def algorithms(self) -> dict[str, list[str]]:
         """Return what computes each convolution, its input's gradient and its weights'.
 
-        Keys are "LAYER @IMAGES": those that were tuned or pinned, and those of the plans made so far, whose choice
+        Keys are "LAYER @IMAGES": those that were tuned or pinned, and those of the batches run so far, whose choice
         follows from the shapes alone unless something was pinned.
         """
         return list_pins(self.graph) | {
-            f"{layer} @{images}": list(passes)
-            for (images, _), plan in self._plans.items()
+            f"{layer} @{plan.images}": list(passes)
+            for plan in self._plans
             for layer, passes in plan.algorithms().items()
         }
 
@@ -281,9 +281,7 @@ class Network:
 
         `memory` stands for another choice than the network's.
         """
-        if memory in (None, self.memory) or not training:  # in inference nothing is kept that could be recomputed
-            return self._make_plan(images, training).arena_bytes
-        return Plan(self.graph, images, training, self.dtype, memory, self.storage).arena_bytes
+        return self._plans.arena_bytes(images, training, memory or self.memory)
 
     def _checked(self, images: np.ndarray) -> np.ndarray:
         images = np.asarray(images)
@@ -298,26 +296,10 @@ class Network:
     def _load(self, images: np.ndarray, training: bool) -> Plan:
         """Return a bound plan with the images in its input."""
         self._pending = None  # what an earlier pass kept is overwritten from here on
-        plan = self._plan(len(images), training)
+        plan = self._plans.bind(len(images), training, self._arrays)
         x = plan.activation(self.graph.input)
         channels, height, width = self.image_shape
         nchw_to_nhwc(images.reshape(-1), x.data, x.ld, len(images), channels, height * width)
-        return plan
-
-    def _make_plan(self, images: int, training: bool) -> Plan:
-        key = (images, training)
-        if key not in self._plans:
-            self._plans[key] = Plan(self.graph, images, training, self.dtype, self.memory, self.storage)
-        return self._plans[key]
-
-    def _plan(self, images: int, training: bool) -> Plan:
-        plan = self._make_plan(images, training)
-        if plan.arena_bytes > self._arena.size:
-            for bound in self._plans.values():
-                bound.unbind()
-            self._arena = np.empty(0, np.uint8)  # the old arena is freed before there is a new one
-            self._arena = aligned_zeros(plan.arena_bytes, np.dtype(np.uint8))
-        plan.bind(self._arena, self._arrays)
         return plan
 
     # Weights ---------------------------------------------------------------------------------------------------------

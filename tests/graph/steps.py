@@ -38,8 +38,8 @@ def run_step(net, images, labels, label_smoothing=0.0, accumulate=False):
 
 def fill_arena(net, images, training):
     """Fill with NaN all the memory that a pass over `images` images will work on."""
-    net._plan(images, training)
-    net._arena[:] = 0xFF
+    net._plans.bind(images, training, net._arrays)
+    net._plans.arena[:] = 0xFF
 
 
 def randomize(net, seed=0, running=True):

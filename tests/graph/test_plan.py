@@ -167,15 +167,15 @@ def test_larger_arena_frees_the_smaller_one():
     net = make_network(dense_block)
     net.forward(make_batch(net, 2)[0], training=True)
     net.forward(make_batch(net, 1)[0])
-    old = weakref.ref(net._arena)
+    old = weakref.ref(net._plans.arena)
     net.forward(make_batch(net, 50)[0], training=True)
     gc.collect()
     assert old() is None
-    assert net._arena.size == net.arena_bytes(50, training=True)
+    assert net._plans.arena.size == net.arena_bytes(50, training=True)
     # Smaller batches use the larger arena from then on.
-    arena = net._arena
+    arena = net._plans.arena
     net.forward(make_batch(net, 2)[0], training=True)
-    assert net._arena is arena
+    assert net._plans.arena is arena
 
 
 def test_interrupt_while_memory_is_bound(monkeypatch):
@@ -199,7 +199,7 @@ def test_interrupt_while_memory_is_bound(monkeypatch):
 def test_arrays_begin_at_cache_lines():
     net = create_model("resnet18")
     net.forward(make_batch(net, 2)[0])
-    starts = [array.ctypes.data for array in (net._arena, net.parameter_arena, net.gradient_arena)]
+    starts = [array.ctypes.data for array in (net._plans.arena, net.parameter_arena, net.gradient_arena)]
     assert [start % 64 for start in starts] == [0, 0, 0]
     segments = net.parameter_segments()
     assert all(start * net.dtype.itemsize % 64 == 0 for _, start, _, _ in segments)

@@ -56,7 +56,7 @@ def make_direction(net):
 def read_image_gradient(net, shape):
     """Return the gradient [N, C, H, W] of the images after a backward pass, whose last step leaves it in the arena."""
     images, channels, height, width = shape
-    gradient = net._plan(images, training=True).gradient(net.graph.nodes[0].output)
+    gradient = net._plans.bind(images, True, net._arrays).gradient(net.graph.nodes[0].output)
     return gradient.data.reshape(images, height, width, channels).transpose(0, 3, 1, 2).copy()
 
 

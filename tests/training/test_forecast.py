@@ -51,7 +51,7 @@ def test_what_is_counted_is_about_what_is_allocated():
     state = _make_state()
     images = np.zeros((32, 1, 28, 28), np.float32)
     state.net.forward(images, training=True)
-    assert state.net._arena.nbytes == state.net.arena_bytes(32, True)
+    assert state.net._plans.arena.nbytes == state.net.arena_bytes(32, True)
     assert isinstance(state.net, Network)
 
 
