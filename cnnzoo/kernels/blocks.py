@@ -1,4 +1,5 @@
-"""How work is split: into blocks of rows whose size follows from the shape alone, so bits never depend on threads."""
+"""How work is split: into blocks of rows whose size follows from the shape, and where vectors cut it from those of the
+processor, but never from the number of threads; and so do the bits of sums."""
 
 from numba.extending import register_jitable
 

@@ -194,7 +194,9 @@ def _correlate_block(
             for r in range(count):
                 zero_run(out, out_at + r * ldo, columns)
     in_place = is_pixel_matrix_product(g, x.itemsize, ldx, kind)
-    asked = g[ROWS] if in_place else 0  # gathered rows are read in the order of memory, and need not be asked for
+    # What is asked for: not the rows that are gathered, in an order that the machine foresees.
+    asked = g[ROWS] if in_place else 0
+    asked_to_write = g[ROWS] if direct and depth <= SHALLOW else 0
     for k in range(0, depth, max(1, segment)):
         d = min(segment, depth - k)
         b, panels_at, panel_stride = panels, column * depth + k * width, depth * width
@@ -215,9 +217,8 @@ def _correlate_block(
                 count, columns, d, a, a_at, lda, 1, b, panels_at, panel_stride, out, out_at, ldo, add,
                 (next_x, read, written),
             )  # fmt: skip
-        elif in_place or (direct and depth <= SHALLOW):
-            rows = g[ROWS] if direct and depth <= SHALLOW else 0
-            written = Region(pointer(y), (first + g[ROWS]) * ldy + column, ldy, rows, columns, True)
+        elif asked + asked_to_write > 0:
+            written = Region(pointer(y), (first + g[ROWS]) * ldy + column, ldy, asked_to_write, columns, True)
             multiply_block(
                 count, columns, d, a, a_at, lda, 1, b, panels_at, panel_stride, out, out_at, ldo, add,
                 (next_x, written),

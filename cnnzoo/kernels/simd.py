@@ -18,7 +18,8 @@ from numba.extending import intrinsic, models, register_model
 
 from cnnzoo.kernels.vectors import VECTOR_BYTES, Vectors, data_pointer
 
-# Numba gives `FASTMATH` to operations without flags of their own; LLVM then adds in an order that suits the processor.
+# Numba gives `FASTMATH` to operations without a flag of their own, and LLVM then adds in an order that suits the
+# processor. This flag is there to keep it from that: the sign of zeros matters to nobody.
 AS_WRITTEN = ("nsz",)
 
 

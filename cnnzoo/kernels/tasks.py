@@ -30,8 +30,8 @@ _BYTES = _I8.as_pointer()
 _VOID = ir.VoidType()
 _MACHINE = platform.machine().lower()
 
-MOST_SHARES = 1024  # as many threads as share a loop, at most
-PART_OF_SHARE = 4  # a thread takes one of so many parts of what is left of a share
+MOST_SHARES = 480  # threads that share a loop, at most: what they count with is less than a page of the stack
+PART_OF_SHARE = 4  # a thread takes one of so many parts of what is left of a share, or all where it is alone
 
 X86_FLUSH_TO_ZERO, X86_DENORMALS_ARE_ZERO = 1 << 15, 1 << 6  # of the MXCSR register
 ARM_FLUSH_TO_ZERO = 1 << 24  # of the FPCR register
@@ -221,14 +221,15 @@ def _emit_runner(context, module, loop, called, work_type):
     with cgutils.for_range(builder, threads) as other:
         owner = builder.srem(builder.add(share, other.index), threads)
         end = _share_begin(builder, count, threads, builder.add(owner, _I64(1)))
-        _emit_taking(builder, builder.gep(next_tasks, [owner]), end, run_range)
+        parts = builder.select(_at_most_1(builder, threads), _I64(1), _I64(PART_OF_SHARE))
+        _emit_taking(builder, builder.gep(next_tasks, [owner]), end, parts, run_range)
     restore()
     builder.ret_void()
     return run
 
 
-def _emit_taking(builder, next_task, end, run_range):
-    """Emit a loop that takes tasks below `end`, a part of those that are left at a time, until there are none.
+def _emit_taking(builder, next_task, end, parts, run_range):
+    """Emit a loop that takes tasks below `end`, one of `parts` of those that are left at a time, until there are none.
 
     Threads that take of the same share exchange the number of its next task: a slow core, or one that has other work,
     leaves to the others what it has not begun. Which thread does a task changes no bit.
@@ -240,7 +241,7 @@ def _emit_taking(builder, next_task, end, run_range):
     left = builder.sub(end, first)
     builder.cbranch(builder.icmp_signed(">", left, _I64(0)), take, done)
     builder.position_at_end(take)
-    size = builder.sdiv(builder.add(left, _I64(PART_OF_SHARE - 1)), _I64(PART_OF_SHARE))
+    size = builder.sdiv(builder.sub(builder.add(left, parts), _I64(1)), parts)
     last = builder.add(first, size)
     exchanged = builder.cmpxchg(next_task, first, last, ordering="monotonic", failordering="monotonic")
     builder.cbranch(builder.extract_value(exchanged, 1), taken, look)

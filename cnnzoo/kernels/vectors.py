@@ -188,7 +188,7 @@ class _Walk:
     """Pointers that move together by `step` bytes each round of a loop, to `rows` places that lie `stride` bytes apart.
 
     Left to LLVM, each place is an addition each round, and additions take the ports that vectors need. From a pointer
-    to every fourth place, the machine's addressing reaches the next three.
+    to every fourth place, x86's addressing reaches the next three: by one, two and three strides.
     """
 
     REACH = 4

@@ -57,7 +57,8 @@ def _multiply_panel(g, count, w, transposed, column, columns, next_column, v, v_
     Behind the transformed part is what is packed for it. The next task's panel begins with `next_column`.
     """
     width, depth, size = panel_width(w), g[DEPTH], part_rows(g[DEPTH])
-    (v_matrix, v_part), m_matrix, u_matrix = block_elements(g, size), g[BLOCK] * width + PAD, size * width + PAD
+    v_matrix, v_part = block_elements(g, size)
+    m_matrix, u_matrix = g[BLOCK] * width + PAD, size * width + PAD
     packed_at = u_at + g[DISTINCT_WEIGHTS] * u_matrix
     inverse_products = inverse(g[PRODUCTS])
     for k_from in range(0, depth, size):

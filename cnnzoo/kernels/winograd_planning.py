@@ -1,6 +1,5 @@
 """How Winograd's passes are cut into tasks and blocks, by the shape alone; see `winograd`."""
 
-import math
 from dataclasses import dataclass
 from itertools import chain, pairwise
 
@@ -9,12 +8,14 @@ import numpy as np
 from cnnzoo.kernels.blocks import block_count, padded_ld
 from cnnzoo.kernels.convolution import ConvolutionShape
 from cnnzoo.kernels.forms import FORMS
+from cnnzoo.kernels.gemm import SMALL_ROWS
 from cnnzoo.kernels.vectors import panel_columns
 from cnnzoo.kernels.winograd_panels import part_rows
 from cnnzoo.kernels.winograd_passes import BLOCK, DISTINCT_WEIGHTS, PAD, PRODUCTS, WEIGHT_DEPTH, all_tiles
 
 MINIMUM_TASKS = 32  # work is cut into so many tasks where the shape allows, for machines of many cores
-BLOCK_TILES = 12  # tiles of a block, a multiple of every TILE_ROWS; twice as many where that makes whole rows of tiles
+BLOCK_TILES = 12  # rows of AVX-512's register tile, and a multiple of AVX2's: blocks hold as many, or multiples,
+LARGEST_WHOLE = 28  # where whole rows of tiles come out even below this
 LARGEST_BLOCK = 96  # tiles of a block that holds whole rows of tiles, so that it is a run of output pixels
 LARGEST_REPETITION = 2  # inputs that more tasks need than this are transformed once for all of them
 PANEL_TASKS = 16  # tasks that transform the weights of their panels themselves are so many at least,
@@ -123,9 +124,13 @@ class Correlation:
 
 
 def _block_of_whole(unit: int) -> int:
-    """Return the tiles of a block, a multiple of `unit`: BLOCK_TILES about, and without rest for the register tiles."""
-    even = math.lcm(unit, BLOCK_TILES)
-    return even if even <= 2 * BLOCK_TILES else max(1, BLOCK_TILES // unit) * unit
+    """Return the tiles of a block, a multiple of `unit`, that leave fewest of them to register tiles of fewer rows."""
+
+    def register_tiles(tiles):
+        return tiles // BLOCK_TILES + tiles % BLOCK_TILES // SMALL_ROWS + tiles % SMALL_ROWS
+
+    sizes = range(unit, max(unit, LARGEST_WHOLE) + 1, unit)
+    return min(sizes, key=lambda tiles: register_tiles(tiles) / tiles)
 
 
 def _block_of_few_tiles(tiles: int, unit: int, panels: int, row_bytes: int) -> int:

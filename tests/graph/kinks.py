@@ -79,7 +79,7 @@ def _measuring_gaps(pool, gaps):
         windows = np.lib.stride_tricks.sliding_window_view(x, (pool.window, pool.window), axis=(1, 2))
         windows = windows[:, ::step, ::step].reshape(-1, pool.window**2)
         second, first = np.partition(windows, -2, axis=1)[:, -2:].T
-        gaps.append((first - second)[first > 0].min() / x.std())
+        gaps.append((first - second)[first > 0].min(initial=np.inf) / x.std())
         forward(c)
 
     return measure_then_forward

@@ -96,3 +96,11 @@ def create_and_run(name):
     net = create_model(name)
     step(net)
     return net.algorithms()
+
+
+def test_what_was_asked_for_its_size_alone_is_not_told_as_run():
+    net = create_model("lenet5")
+    net.arena_bytes(16, training=True)
+    assert net.algorithms() == {}
+    net.forward(np.zeros((4, 1, 28, 28), np.float32))
+    assert {name.partition(" ")[2] for name in net.algorithms()} == {"@4"}

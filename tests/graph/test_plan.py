@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 
+from cnnzoo.graph import plans
 from cnnzoo.graph.layout import lay_out
 from cnnzoo.graph.plan import Plan
 from cnnzoo.models.registry import build_graph, create_model
@@ -161,6 +162,17 @@ def test_dense_block_grows_in_one_buffer():
         assert len({memory for memory, _, _ in terms}) == 1
         # From the first channel on: the stem's 8, then 3 more a layer.
         assert [(channel, ld) for _, channel, ld in terms] == [(c, 17) for c in (0, 8, 0, 11, 0, 14)]
+
+
+def test_a_batch_is_planned_once(monkeypatch):
+    made = []
+    monkeypatch.setattr(plans, "Plan", lambda *arguments: made.append(arguments[1:3]) or Plan(*arguments))
+    net = create_model("lenet5", memory="fast")
+    sizes = [net.arena_bytes(4, training, memory) for training in (True, False) for memory in (None, "fast", "lean")]
+    assert made == [(4, True), (4, True), (4, False)]
+    assert len(set(sizes[3:])) == 1
+    net.forward(np.zeros((4, 1, 28, 28), np.float32), training=True)
+    assert len(made) == 3
 
 
 def test_larger_arena_frees_the_smaller_one():

@@ -4,12 +4,17 @@ import os
 import platform
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
-from numba import get_thread_id, prange
+from numba import get_thread_id, prange, types
+from numba.extending import intrinsic
 
+from cnnzoo import set_num_threads
 from cnnzoo.kernels.compile import kernel
+from cnnzoo.kernels.vectors import data_pointer
+from cnnzoo.threads import get_num_threads
 
 DTYPES = [np.float32, np.float64]
 FLUSHES = platform.machine().lower() in ("x86_64", "amd64", "aarch64", "arm64")
@@ -52,6 +57,41 @@ def scale(x, factor, y):
         y[task] = x[task] * real
 
 
+@intrinsic
+def atomic_add(typingctx, x, at, value):
+    """Add to x[at], which other threads may look at, and return what was there."""
+
+    def codegen(context, builder, signature, arguments):
+        x, at, value = arguments
+        place = builder.gep(data_pointer(context, builder, signature.args[0], x), [at])
+        return builder.atomic_rmw("add", place, value, "monotonic")
+
+    return types.int64(x, types.int64, types.int64), codegen
+
+
+@kernel("void(i8[::1], i8[::1], i8[::1])", parallel=True)
+def wait_for_the_last_of_a_share(visits, shares, seen):
+    """Task 0 waits until the last task of the first half has run; seen[1] tells whether it saw that."""
+    for task in prange(visits.size):
+        visits[task] += 1
+        shares[task] = get_thread_id()
+        if task == visits.size // 2 - 1:
+            atomic_add(seen, 0, 1)
+        if task == 0:
+            rounds = 0
+            while atomic_add(seen, 0, 0) == 0 and rounds < 2_000_000_000:
+                rounds += 1
+            seen[1] = atomic_add(seen, 0, 0)
+
+
+@kernel("void(i8, i8[::1], i8[::1])", parallel=True)
+def count_by_share(count, visits, own):
+    """Count each task, and those of each share by an addition that two threads at a time would spoil."""
+    for task in prange(count):
+        visits[task] += 1
+        own[get_thread_id()] += 1
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("count", [0, 1, 2, 3, 100])
 def test_each_task_runs_once(dtype, count):
@@ -61,9 +101,35 @@ def test_each_task_runs_once(dtype, count):
     two_loops(count, x, visits, shares, y)
     assert visits.tolist() == [1] * count + [0]
     np.testing.assert_array_equal(y[:count], 2 * count * x[:count] + 1)
-    # Shares are consecutive ranges, numbered from 0.
-    assert np.all(np.diff(shares[:count]) >= 0)
     assert set(shares) <= set(range(os.cpu_count()))
+
+
+@pytest.mark.parametrize("layer", ["omp", "workqueue"])
+def test_threads_take_tasks_from_each_other(layer):
+    """The first task waits for the last one of its own thread's share, which only another thread can do meanwhile."""
+    code = (
+        "import numpy as np; from tests.kernels.test_tasks import wait_for_the_last_of_a_share as wait\n"
+        "visits, shares, seen = (np.zeros(n, np.int64) for n in (64, 64, 2)); wait(visits, shares, seen)\n"
+        "assert seen[1] == 1, seen; assert visits.tolist() == [1] * 64; assert set(shares[:32]) == {0, 1}"
+    )
+    environment = os.environ | {"NUMBA_NUM_THREADS": "2", "NUMBA_THREADING_LAYER": layer, "OMP_WAIT_POLICY": "active"}
+    subprocess.run([sys.executable, "-c", code], check=True, env=environment, timeout=300)
+
+
+def test_many_launches_by_several_threads_of_python():
+    """One thread after the other: each task runs once, and no two threads have one share at a time."""
+    rng = np.random.default_rng(0)
+    most = get_num_threads()
+    for _ in range(3):
+        with ThreadPoolExecutor(1) as pool:  # whose thread has a number of threads of its own
+            for _ in range(200):
+                count, threads = int(rng.integers(0, 300)), int(rng.integers(1, most + 1))
+                visits, own = np.zeros(count + 1, np.int64), np.zeros(most, np.int64)
+                pool.submit(set_num_threads, threads).result()
+                pool.submit(count_by_share, count, visits, own).result()
+                assert visits.tolist() == [1] * count + [0]
+                assert own.sum() == count
+                assert np.count_nonzero(own) <= threads
 
 
 def test_a_sum_over_a_loop_is_refused():

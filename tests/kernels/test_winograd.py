@@ -44,6 +44,9 @@ SHAPES = [
     ConvolutionShape(1, 8, 8, 200, 300, 3, 2, 1),
     # Images that are a tile.
     ConvolutionShape(40, 2, 2, 70, 90, 3, 1, 1),
+    # Transformed inputs in several parts, the last one shorter or with a tail of channels.
+    ConvolutionShape(4, 4, 4, 300, 513, 3, 1, 1),
+    ConvolutionShape(5, 3, 4, 257, 520, 3, 1, 1),
     # A slot of several blocks of tiles.
     ConvolutionShape(100, 2, 2, 130, 130, 3, 1, 1),
 ]
@@ -310,10 +313,21 @@ def test_fixed_shapes_take_every_path(dtype):
     assert any(plan._weights.inputs == 0 and blocks_of_tiles(plan) > plan._weights.slots for plan in plans)
     assert {plan._weights.row_block < plan.shape.in_channels for plan in plans} == {False, True}
     assert {plan._forward.transforms_by_panels for plan in plans} == {False, True}
+    assert any(block_count(plan.shape.in_channels, plan._forward.part) > 2 for plan in plans)
+    assert any(plan.shape.in_channels % plan._forward.part > 0 for plan in plans)
     once_for_all = [plan._forward for plan in plans if not plan._forward.transforms_by_panels]
     assert {forward.slab < forward.columns for forward in once_for_all} == {False, True}
     assert {forward.group < forward.slab for forward in once_for_all} == {False, True}
     assert {plan.statistics_rows is None for plan in plans} == {False, True}
+
+
+@pytest.mark.parametrize("unit", range(1, 97))
+def test_blocks_of_whole_rows_of_tiles_leave_little_to_narrow_register_tiles(unit):
+    tiles = winograd_planning._block_of_whole(unit)
+    assert tiles % unit == 0
+    assert tiles <= max(unit, 28)
+    if unit <= 10:
+        assert tiles // 12 + tiles % 12 // 4 + tiles % 4 <= 2.3 * tiles / 12
 
 
 @pytest.mark.parametrize(

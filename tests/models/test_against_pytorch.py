@@ -4,8 +4,8 @@ A tensor's error is relative, ||ours - PyTorch's|| / ||PyTorch's||, Euclidean no
 both programs add up the same numbers in another order. In float32 single ReLUs near zero fall on the other side and
 change all gradients below them, by some 1e-3 to 1e-2; so the weights are moved off that first. Max pools whose two
 largest values are equal in float32 do the same, so images are taken that have none. The gradients then agree to 1e-4.
-GoogLeNet alone has so many pools, a third of a million windows an image, that some such window is to be expected: there
-a tensor may differ by 1e-2.
+GoogLeNet alone has so many windows, a third of a million an image, that some such window is to be expected: its pools,
+the only ones with padding, are not looked at, and a tensor may differ by 1e-2.
 """
 
 import numpy as np

@@ -106,3 +106,10 @@ def test_a_layer_depends_on_its_name_alone():
 def test_single_precision_is_double_precision_rounded(name):
     single, double = (cnnzoo.create_model(name, seed=4, dtype=dtype).state_dict() for dtype in ("float32", "float64"))
     assert_equal(single, {key: array.astype(np.float32) for key, array in double.items()})
+
+
+def test_numbers_do_not_depend_on_how_many_are_drawn_at_a_time(monkeypatch):
+    shape = (2 * initializers._BLOCK + 1,)
+    numbers = initializers.Stream(7).standard_normal(shape)
+    monkeypatch.setattr(initializers, "_BLOCK", 1000)
+    np.testing.assert_array_equal(initializers.Stream(7).standard_normal(shape), numbers)
