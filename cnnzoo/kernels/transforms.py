@@ -80,7 +80,7 @@ class _Linear:
         return ir.Constant(self.v.type, [float(value)] * self.v.lanes)
 
     def _dot(self, coefficients, x):
-        """Return the sum of coefficients times x in a fixed order: those of 1 and -1 first; None for an empty one."""
+        """Return the sum of coefficients times x, for LLVM to order: those of 1 and -1 first; None for an empty one."""
         terms = [(c, value) for c, value in zip(coefficients, x, strict=True) if c]
         terms.sort(key=lambda term: (abs(term[0]) != 1, term[0] != 1))
         total = None
