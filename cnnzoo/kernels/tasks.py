@@ -7,7 +7,8 @@ libraries that each link and optimise the same workers once more. Here
         _work(block, x, y)
 
 becomes a serial function of a range of tasks, and the loop a call of `run_tasks` with its address. That takes two
-thirds of the time to compile, and an empty call 2 us instead of 8; a loop of one task is a plain call.
+thirds of the time to compile, and an empty call 2 us instead of 8; a loop of one task is a plain call. Each thread
+begins with a share of the tasks that lie together, and one that is done takes of what is left of the others' shares.
 
 What the loop reads must be there before it. What it assigns stays in it: a sum over the loop, which would depend on
 the number of threads, is refused.

@@ -14,8 +14,8 @@ from cnnzoo.kernels.winograd_panels import part_rows
 from cnnzoo.kernels.winograd_passes import BLOCK, DISTINCT_WEIGHTS, PAD, PRODUCTS, WEIGHT_DEPTH, all_tiles
 
 MINIMUM_TASKS = 32  # work is cut into so many tasks where the shape allows, for machines of many cores
-BLOCK_TILES = 12  # rows of AVX-512's register tile, and a multiple of AVX2's: blocks hold as many, or multiples,
-LARGEST_WHOLE = 28  # where whole rows of tiles come out even below this
+BLOCK_TILES = 12  # tiles of a block, or a multiple: the rows of AVX-512's register tile, and twice AVX2's
+LARGEST_WHOLE = 28  # tiles of a block of whole rows of tiles, at most, unless a row has more
 LARGEST_BLOCK = 96  # tiles of a block that holds whole rows of tiles, so that it is a run of output pixels
 LARGEST_REPETITION = 2  # inputs that more tasks need than this are transformed once for all of them
 PANEL_TASKS = 16  # tasks that transform the weights of their panels themselves are so many at least,
