@@ -41,10 +41,11 @@ from cnnzoo.kernels.costs import (
 )
 from cnnzoo.kernels.forms import BY_KERNEL_AND_STRIDE, FORMS, forms_of
 from cnnzoo.kernels.vectors import VECTOR_BYTES
+from cnnzoo.kernels.winograd_pairs import multiply_pairs, transform_pairs, transform_sums
 from cnnzoo.kernels.winograd_panels import correlate_panels
 from cnnzoo.kernels.winograd_passes import correlate_tiles, transform_inputs, transform_weights
 from cnnzoo.kernels.winograd_planning import LARGEST_OWN, Correlation, WeightGradient, channel_blocks
-from cnnzoo.kernels.winograd_weights import correlate_tile_weights, transform_pairs
+from cnnzoo.kernels.winograd_weights import correlate_tile_weights
 
 
 class Winograd:
@@ -170,16 +171,24 @@ class Winograd:
     def weight_gradient(self, x, ldx, dy, lddy, dw, scratch, prologue=None, accumulate=False):
         """dw (+)= the adjoint of `forward` in w, from prologue(x) and dy."""
         c, on_x = self._weights, prologue or self._plain
-        blocks = c.row_block, c.column_block
-        v, d, sums, per_thread = _split(scratch, c.inputs, c.gradients, c.sums)
+        operands = x, ldx, on_x.kind, on_x.coefficients, dy, lddy
+        if not c.is_shared:
+            sums, per_thread = _split(scratch, c.sums)
+            adds = accumulate and c.slots == 1
+            correlate_tile_weights(
+                c.geometry, *operands, dw, adds, c.row_block, c.column_block, c.slots, sums, per_thread, c.scratch
+            )
+            if c.slots > 1:
+                add_slots(sums, c.slots, dw.size, dw, accumulate)
+            return
+        v, d, sums, _ = _split(scratch, c.inputs, c.gradients, c.sums)
         for first, tiles in c.slices:
-            pairs = c.geometry, first, tiles, x, ldx, on_x.kind, on_x.coefficients, dy, lddy
-            if v.size > 0:
-                transform_pairs(*pairs, *blocks, v, d)
-            add = first > 0 or (accumulate and c.slots == 1)
-            correlate_tile_weights(*pairs, v, d, dw, add, *blocks, c.slots, sums, per_thread, c.scratch)
-        if c.slots > 1:
-            add_slots(sums, c.slots, dw.size, dw, accumulate)
+            transform_pairs(c.geometry, first, tiles, *operands, v, d)
+            for column in range(0, self.shape.out_channels, c.slab):
+                columns = min(c.slab, self.shape.out_channels - column)
+                multiply_pairs(c.geometry, tiles, v, d, column, columns, c.group, sums, first > 0)
+                if first + tiles == c.tiles:
+                    transform_sums(c.geometry, sums, column, columns, dw, accumulate)
 
     def _correlate(self, c, x, ldx, w, y, ldy, scratch, fused, accumulate, bias, rectify, sums):
         kind, coefficients, z, ldz = fused

@@ -10,6 +10,7 @@ from cnnzoo.kernels.convolution import ConvolutionShape
 from cnnzoo.kernels.forms import FORMS
 from cnnzoo.kernels.gemm import SMALL_ROWS
 from cnnzoo.kernels.vectors import panel_columns
+from cnnzoo.kernels.winograd_pairs import CHUNK_TILES, INPUT_PANEL, panels_elements
 from cnnzoo.kernels.winograd_panels import part_rows
 from cnnzoo.kernels.winograd_passes import BLOCK, DISTINCT_WEIGHTS, PAD, PRODUCTS, WEIGHT_DEPTH, all_tiles
 
@@ -24,8 +25,9 @@ PANEL_BYTES = 640 * 1024  # and what one sums up takes no more than this
 GRADIENT_TILES = 12  # tiles of a block of the weight gradient: what 81 products take of it and their sums are 1.2 MB
 CHANNEL_BLOCK = 64  # a weight gradient's task owns the square of it of channel pairs: 590 KB of sums of 36 products
 LARGEST_COLUMNS = 256  # output channels among them, at most
-LARGEST_OWN = 15  # more blocks of a weight gradient's channels than this share what is transformed, once for all
-PAIRS_BYTES = 32 * 1024 * 1024  # what is shared then, at most; it is made and used in slices of the tiles
+LARGEST_OWN = 3  # more blocks of a weight gradient's channels than this share what is transformed, once for all
+PAIRS_BYTES = 12 * 1024 * 1024  # what is shared then, about; it is made and used in slices of the tiles,
+SUMS_BYTES = 10 * 1024 * 1024  # or all at once for slabs of columns whose sums take this, if that is less memory
 SLAB_BYTES = 10 * 1024 * 1024  # transformed weights are made and used in slabs of this size, which a large cache holds
 
 
@@ -152,7 +154,7 @@ def channel_blocks(s: ConvolutionShape, width: int) -> tuple[int, int]:
     return rows, min(min(CHANNEL_BLOCK**2 // rows, LARGEST_COLUMNS) // width, panels)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class WeightGradient:
     """The weight gradient of one convolution.
 
@@ -160,67 +162,108 @@ class WeightGradient:
     ----------
     geometry : ndarray of int64
         As `cnnzoo.kernels.winograd_passes` reads it.
-    row_block, column_block : int
-        Input and output channels that a task owns.
-    slices : list of (int, int)
-        Ranges of tiles, first and count, that are transformed and summed one after the other.
-    inputs, gradients : int
-        Elements of a slice's transformed inputs and output gradients, where they are made once for all tasks; 0 where
-        each task makes its own, a block of tiles at a time.
-    slots : int
-        Parts of a slice that are summed apart.
     sums : int
-        Elements of what they sum, if there are several.
+        Elements of what is summed apart, for all threads.
+    row_block, column_block : int
+        Where tasks transform for themselves, input and output channels that one owns.
+    slots : int
+        Parts that are summed apart there.
     scratch : int
-        Elements that a thread needs.
+        Elements that a thread needs there.
+    inputs, gradients : int
+        Elements of transformed inputs and output gradients, where they are made once for all tasks; else 0.
+    slices : list of (int, int)
+        Ranges of tiles, first and count, that are transformed and summed one after the other there.
+    slab : int
+        Columns that are summed at a time there: all, if there are several slices.
+    group : int
+        Columns a task takes there.
     """
 
     geometry: np.ndarray
-    row_block: int
-    column_block: int
-    slices: list[tuple[int, int]]
-    inputs: int
-    gradients: int
-    slots: int
     sums: int
-    scratch: int
+    row_block: int = 0
+    column_block: int = 0
+    slots: int = 0
+    scratch: int = 0
+    inputs: int = 0
+    gradients: int = 0
+    slices: tuple[tuple[int, int], ...] = ()
+    slab: int = 0
+    group: int = 0
 
     @staticmethod
     def plan(shape, forward, itemsize):
         """Return the weight gradient of the convolution of `shape` that `forward`, a geometry, describes."""
-        s, g, width = shape, forward.copy(), panel_columns(itemsize)
-        products, tiles = int(g[PRODUCTS]), int(all_tiles.py_func(g))
-        g[BLOCK] = block = min(GRADIENT_TILES, tiles)
-        rows, panels = channel_blocks(s, width)
-        row_blocks, column_blocks = block_count(s.in_channels, rows), block_count(s.out_channels, panels * width)
+        g, width = forward.copy(), panel_columns(itemsize)
+        g[BLOCK] = min(GRADIENT_TILES, int(all_tiles.py_func(g)))
+        rows, panels = channel_blocks(shape, width)
+        blocks = block_count(shape.in_channels, rows) * block_count(shape.out_channels, panels * width)
+        if blocks > LARGEST_OWN:
+            return WeightGradient._plan_shared(shape, g, itemsize)
+        return WeightGradient._plan_own(shape, g, width, rows, panels, blocks)
 
-        def inputs(count):
-            return products * (count * padded_ld(rows) + PAD)
-
-        def gradients(count):
-            return products * panels * (count * width + PAD)
-
-        is_shared, slices = row_blocks * column_blocks > LARGEST_OWN, 1
-        if is_shared:
-            all_pairs = row_blocks * inputs(tiles) + column_blocks * gradients(tiles)
-            slices = min(tiles, block_count(all_pairs * itemsize, PAIRS_BYTES))
-        largest = block_count(tiles, slices)
-        ends = [i * tiles // slices for i in range(slices + 1)]
-        slots = min(block_count(largest, block), block_count(MINIMUM_TASKS, row_blocks * column_blocks))
-        own = 0 if is_shared else inputs(block) + gradients(block)
+    @staticmethod
+    def _plan_own(s, g, width, rows, panels, blocks):
+        block, products = int(g[BLOCK]), int(g[PRODUCTS])
+        own = products * (block * padded_ld(rows) + PAD + panels * (block * width + PAD))
+        slots = min(block_count(int(all_tiles.py_func(g)), block), block_count(MINIMUM_TASKS, blocks))
         return WeightGradient(
             geometry=g,
+            sums=slots * s.kernel**2 * s.in_channels * s.out_channels if slots > 1 else 0,
             row_block=rows,
             column_block=panels * width,
-            slices=[(first, end - first) for first, end in pairwise(ends)],
-            inputs=row_blocks * inputs(largest) if is_shared else 0,
-            gradients=column_blocks * gradients(largest) if is_shared else 0,
             slots=slots,
-            sums=slots * s.kernel**2 * s.in_channels * s.out_channels if slots > 1 else 0,
             scratch=int(g[DISTINCT_WEIGHTS]) * (rows * panels * width + PAD) + own,
         )
+
+    @staticmethod
+    def _plan_shared(s, g, itemsize):
+        width, tiles = panel_columns(itemsize), int(all_tiles.py_func(g))
+        products, distinct = int(g[PRODUCTS]), int(g[DISTINCT_WEIGHTS])
+        panels = block_count(s.out_channels, width)
+
+        def inputs(count):
+            return products * panels_elements(s.in_channels, INPUT_PANEL, count)
+
+        def gradients(count):
+            return products * panels_elements(s.out_channels, width, count)
+
+        def sums(count):
+            return distinct * (s.in_channels * count * width + PAD)
+
+        pairs = inputs(tiles) + gradients(tiles)
+        chunks = block_count(tiles, CHUNK_TILES)
+        slices = min(chunks, block_count(pairs * itemsize, PAIRS_BYTES))
+        slab = block_count(panels, block_count(sums(panels) * itemsize, SUMS_BYTES))
+        if pairs // slices + sums(panels) < pairs + sums(slab):
+            slab = panels
+        else:
+            slices = 1
+        ends = [min(tiles, i * chunks // slices * CHUNK_TILES) for i in range(slices + 1)]
+        largest = max(end - first for first, end in pairwise(ends))
+        groups = min(slab, block_count(MINIMUM_TASKS, distinct))
+        return WeightGradient(
+            geometry=g,
+            sums=sums(slab),
+            inputs=inputs(largest),
+            gradients=gradients(largest),
+            slices=tuple((first, end - first) for first, end in pairwise(ends)),
+            slab=slab * width,
+            group=block_count(slab, groups) * width,
+        )
+
+    @property
+    def is_shared(self) -> bool:
+        """What is transformed is made once for all tasks."""
+        return self.inputs > 0
 
     @property
     def shared(self) -> int:
         """Elements that all threads share."""
         return self.inputs + self.gradients + self.sums
+
+    @property
+    def tiles(self) -> int:
+        """All tiles of a batch."""
+        return int(all_tiles.py_func(self.geometry))
