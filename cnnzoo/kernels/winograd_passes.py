@@ -254,12 +254,14 @@ def _correlate_block(
         next_z = Region(pointer(z), first_row * ldz + at, ldz, rows_per_block if kind == SCALE_MASKED else 0, n, False)
         for i in range(products):
             k, weights = product_and_weights(g, i)
-            prefetch_region(part_of(next_x, j // width * products + i, inverse_all), x.itemsize)
-            prefetch_region(part_of(next_y, i, inverse_products), x.itemsize)
-            prefetch_region(part_of(next_z, i, inverse_products), x.itemsize)
+            ahead = (
+                part_of(next_x, j // width * products + i, inverse_all),
+                part_of(next_y, i, inverse_products),
+                part_of(next_z, i, inverse_products),
+            )
             multiply_block(
                 count, n, depth, v, v_at + k * v_matrix, padded_ld(depth), 1, u, panel_at + weights * u_matrix, 0,
-                m, m_at + k * m_matrix, width, False,
+                m, m_at + k * m_matrix, width, False, ahead,
             )  # fmt: skip
         finish_panel(
             g, first, count, at, n, m, m_at, kind, coefficients, z, ldz, y, ldy, accumulate, bias, rectify, sums,
