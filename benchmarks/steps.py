@@ -98,8 +98,11 @@ def make_cnnzoo_step(
 
     `options` are those of `create_model`.
     """
+    from numba.core.registry import cpu_target
+
     from cnnzoo import SGD, create_model, cross_entropy
 
+    cpu_target.target_context.refresh()  # Numba imports its own modules here, as late as at the first compilation
     baseline = resident_memory()
     net = create_model(model, seed=0, **options)
     net.ledger = ledger

@@ -44,7 +44,7 @@ class Choice(NamedTuple):
     more_than_a_pass: bool
 
 
-MEMORY = {"fast": Choice(0.011, more_than_a_pass=False), "lean": Choice(0.2, more_than_a_pass=True)}
+MEMORY = {"fast": Choice(0.016, more_than_a_pass=False), "lean": Choice(0.2, more_than_a_pass=True)}
 
 
 def choose_recomputed(kept: Layout, choice: Choice) -> list[Region]:

@@ -42,9 +42,9 @@ from cnnzoo.kernels.costs import (
 from cnnzoo.kernels.forms import BY_KERNEL_AND_STRIDE, FORMS, forms_of
 from cnnzoo.kernels.vectors import VECTOR_BYTES
 from cnnzoo.kernels.winograd_pairs import multiply_pairs, transform_pairs, transform_sums
-from cnnzoo.kernels.winograd_panels import correlate_panels
 from cnnzoo.kernels.winograd_passes import correlate_tiles, transform_inputs, transform_weights
 from cnnzoo.kernels.winograd_planning import LARGEST_OWN, Correlation, WeightGradient, channel_blocks
+from cnnzoo.kernels.winograd_products import finish_products, multiply_products
 from cnnzoo.kernels.winograd_weights import correlate_tile_weights
 
 
@@ -192,22 +192,21 @@ class Winograd:
 
     def _correlate(self, c, x, ldx, w, y, ldy, scratch, fused, accumulate, bias, rectify, sums):
         kind, coefficients, z, ldz = fused
-        u, v, per_thread = _split(scratch, c.weights, c.inputs)
+        u, v, m, per_thread = _split(scratch, c.weights, c.inputs, c.products)
         if v.size > 0:
-            transform_inputs(c.geometry, x, ldx, kind, coefficients, c.part, v)
-        if c.transforms_by_panels:
-            correlate_panels(
-                c.geometry, w, c.transposed, kind, coefficients, z, ldz, v, y, ldy, accumulate,
-                bias, rectify, sums, c.rows_per_block, per_thread, c.scratch,
-            )  # fmt: skip
-            return
+            transform_inputs(c.geometry, x, ldx, kind, coefficients, c.together, v)
+        fused = kind, coefficients, z, ldz
+        written = y, ldy, accumulate, bias, rectify, sums, c.rows_per_block or 0
         for first in range(0, c.columns, c.slab):
             columns = min(c.slab, c.columns - first)
             transform_weights(c.geometry, w, c.transposed, first, columns, u, per_thread, c.scratch)
-            correlate_tiles(
-                c.geometry, x, ldx, kind, coefficients, z, ldz, v, u, first, columns, c.group, y, ldy, accumulate,
-                bias, rectify, sums, c.rows_per_block or 0, per_thread, c.scratch,
-            )  # fmt: skip
+            if m.size > 0:
+                multiply_products(c.geometry, v, u, columns, c.group, m)
+                finish_products(c.geometry, m, first, columns, *fused, *written, per_thread, c.scratch)
+            else:
+                correlate_tiles(
+                    c.geometry, x, ldx, *fused, v, u, first, columns, c.group, *written, per_thread, c.scratch
+                )
 
 
 def _split(scratch, *sizes):

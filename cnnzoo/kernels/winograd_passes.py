@@ -169,23 +169,22 @@ def block_elements(g, channels):
 
 
 @kernel("void(i8[::1], T[::1], i8, i8, T[::1], i8, T[::1])", parallel=True)
-def transform_inputs(g, x, ldx, kind, coefficients, part, v):
-    """Write B' d B of prologue(x) for all blocks of tiles, each in parts of `part` channels that lie together.
+def transform_inputs(g, x, ldx, kind, coefficients, together, v):
+    """Write B' d B of prologue(x): [tiles / together][PRODUCTS][together][DEPTH], PAD elements after each matrix.
 
-    `v` is aligned to vectors, and written as `transform_weights` writes. Tasks are blocks by parts, or by pieces of
-    them.
+    `together` is BLOCK, or all tiles. `v` is aligned to vectors, and written as `transform_weights` writes. Tasks are
+    blocks of tiles by pieces of the channels.
     """
-    blocks, parts, size = block_count(all_tiles(g), g[BLOCK]), block_count(g[DEPTH], part), min(part, INPUT_CHANNELS)
-    pieces = block_count(part, size)
-    for item in prange(blocks * parts * pieces):
-        block_and_part, within = np.int64(item) // pieces, np.int64(item) % pieces * size
-        block, channel = block_and_part // parts, block_and_part % parts * part + within
-        first = block * g[BLOCK]
-        matrix, elements = block_elements(g, part)
+    blocks, size = block_count(all_tiles(g), g[BLOCK]), min(g[DEPTH], INPUT_CHANNELS)
+    pieces = block_count(g[DEPTH], size)
+    for item in prange(blocks * pieces):
+        block, channel = np.int64(item) // pieces, np.int64(item) % pieces * size
+        first, ldv = block * g[BLOCK], padded_ld(g[DEPTH])
+        matrix = together * ldv + PAD
+        v_at = first // together * g[PRODUCTS] * matrix + first % together * ldv + channel
         gather_inputs(
             g, first, min(g[BLOCK], all_tiles(g) - first), x, ldx, kind, coefficients,
-            channel, min(size, part - within, g[DEPTH] - channel), v, block_and_part * elements + within,
-            padded_ld(part), matrix, True,
+            channel, min(size, g[DEPTH] - channel), v, v_at, ldv, matrix, True,
         )  # fmt: skip
         finish_stores()
 
@@ -205,25 +204,23 @@ def first_row_of_block(g, block, step, height, width):
 
 @worker
 def finish_panel(
-    g, first, count, column, columns, m, m_at, kind, coefficients, z, ldz, y, ldy, accumulate, bias, rectify, sums,
-    sums_at, first_row, rows,
+    g, first, count, column, columns, m, m_at, m_matrix, kind, coefficients, z, ldz, y, ldy, accumulate, bias, rectify,
+    sums, sums_at, first_row, rows, scratch, run_at,
 ):  # fmt: skip
     """y (+)= epilogue(A' m A + bias) for tiles first .. first + count and the columns of a panel; write their `sums`.
 
-    The products at ``m[m_at]``, [PRODUCTS][BLOCK][panel width] with PAD after each, are of a block of tiles; its rows
-    of y begin with `first_row`.
+    The tiles' sums of a product begin at ``m[m_at]``, those of the next `m_matrix` elements behind. The rows of y begin
+    with `first_row`; an epilogue takes them at ``scratch[run_at]``.
     """
     width = panel_width(y)
-    m_matrix = g[BLOCK] * width + PAD
-    run_at = m_at + g[PRODUCTS] * m_matrix
     out, out_at, ldo, add = y, column, ldy, accumulate
     if kind == SCALE_MASKED:
-        out, out_at, ldo, add = m, run_at - first_row * width, width, False
+        out, out_at, ldo, add = scratch, run_at - first_row * width, width, False
     _scatter_outputs(g, first, count, m, m_at, width, m_matrix, out, out_at, ldo, column, columns, add, bias, rectify)
     if kind == SCALE_MASKED:
         batch_norm_gradient_block(
-            m, run_at, width, z, first_row * ldz + column, ldz, coefficients, g[COLUMNS], column, columns, rows, rows,
-            y, first_row * ldy + column, ldy, accumulate, sums, sums_at,
+            scratch, run_at, width, z, first_row * ldz + column, ldz, coefficients, g[COLUMNS], column, columns, rows,
+            rows, y, first_row * ldy + column, ldy, accumulate, sums, sums_at,
         )  # fmt: skip
     elif sums.size > 0:
         at = sums_at + column
@@ -264,8 +261,8 @@ def _correlate_block(
                 m, m_at + k * m_matrix, width, False, ahead,
             )  # fmt: skip
         finish_panel(
-            g, first, count, at, n, m, m_at, kind, coefficients, z, ldz, y, ldy, accumulate, bias, rectify, sums,
-            sums_at, first_row, rows,
+            g, first, count, at, n, m, m_at, m_matrix, kind, coefficients, z, ldz, y, ldy, accumulate, bias, rectify,
+            sums, sums_at, first_row, rows, m, m_at + products * m_matrix,
         )  # fmt: skip
 
 

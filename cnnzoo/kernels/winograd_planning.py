@@ -11,7 +11,6 @@ from cnnzoo.kernels.forms import FORMS
 from cnnzoo.kernels.gemm import SMALL_ROWS
 from cnnzoo.kernels.vectors import panel_columns
 from cnnzoo.kernels.winograd_pairs import CHUNK_TILES, INPUT_PANEL, panels_elements
-from cnnzoo.kernels.winograd_panels import part_rows
 from cnnzoo.kernels.winograd_passes import BLOCK, DISTINCT_WEIGHTS, PAD, PRODUCTS, WEIGHT_DEPTH, all_tiles
 
 MINIMUM_TASKS = 32  # work is cut into so many tasks where the shape allows, for machines of many cores
@@ -19,9 +18,9 @@ BLOCK_TILES = 12  # tiles of a block, or a multiple: the rows of AVX-512's regis
 LARGEST_WHOLE = 28  # tiles of a block of whole rows of tiles, at most, unless a row has more
 LARGEST_BLOCK = 96  # tiles of a block that holds whole rows of tiles, so that it is a run of output pixels
 LARGEST_REPETITION = 2  # inputs that more tasks need than this are transformed once for all of them
-PANEL_TASKS = 16  # tasks that transform the weights of their panels themselves are so many at least,
-PANEL_BLOCKS = 2  # so many of a panel at most,
-PANEL_BYTES = 640 * 1024  # and what one sums up takes no more than this
+FEW_TILES = 160  # so many tiles at most are multiplied a whole product at a time
+MANY_WEIGHTS_BYTES = 2 * 1024 * 1024  # with at least that many transformed weights,
+PRODUCTS_BYTES = 10 * 1024 * 1024  # in slabs of that size
 GRADIENT_TILES = 12  # tiles of a block of the weight gradient: what 81 products take of it and their sums are 1.2 MB
 CHANNEL_BLOCK = 64  # a weight gradient's task owns the square of it of channel pairs: 590 KB of sums of 36 products
 LARGEST_COLUMNS = 256  # output channels among them, at most
@@ -44,17 +43,19 @@ class Correlation:
     columns : int
         Channels of the target.
     slab : int
-        Columns whose weights are transformed at a time; a panel, where each task does so for itself.
+        Columns whose weights are transformed at a time.
     weights : int
-        Elements of a slab's transformed weights, where they are made for all tasks; else 0.
+        Elements of a slab's transformed weights.
     group : int
-        Columns a task takes: all of a slab, unless there are too few blocks of tiles.
+        Columns a task takes: all of a slab, unless there are too few tasks.
     rows_per_block : int or None
         Rows of the target that a block of tiles is; None if they are no run of rows, or not always as many.
+    together : int
+        Tiles whose transformed inputs lie together: those of a block, or all.
     inputs : int
         Elements of all transformed inputs, where they are made once for all tasks; 0 where each task makes its own.
-    part : int
-        Channels of the transformed inputs that lie together: as many as are multiplied at a time.
+    products : int
+        Elements of a slab's products, where each is one of whole matrices; 0 where blocks of tiles have all of theirs.
     scratch : int
         Elements that a thread needs.
     """
@@ -66,8 +67,9 @@ class Correlation:
     weights: int
     group: int
     rows_per_block: int | None
+    together: int
     inputs: int
-    part: int
+    products: int
     scratch: int
 
     @staticmethod
@@ -79,50 +81,42 @@ class Correlation:
         # Whole rows of tiles are runs of pixels; the last of an image may be lower, so then a block is whole images.
         unit = across if target[0] % tile == 0 else down * across
         is_run = unit <= LARGEST_BLOCK
-        panels = block_count(columns, width)
-        few = _block_of_few_tiles(images * down * across, unit, panels, products * width * itemsize) if is_run else 0
-        tiles = few or (_block_of_whole(unit) if is_run else BLOCK_TILES)
+        panels, all_ = block_count(columns, width), images * down * across
         panel = form.distinct_weights * (depth * width + PAD)
-        slab = 1 if few else block_count(panels, block_count(panels, max(1, SLAB_BYTES // (panel * itemsize))))
-        blocks = block_count(images * down * across, tiles)
-        groups = min(slab, block_count(MINIMUM_TASKS, blocks))
-        part = part_rows(depth) if few else depth
-        inputs = block_count(depth, part) * products * (tiles * padded_ld(part) + PAD)
-        outputs = products * (tiles * width + PAD)
-        is_shared = few > 0 or groups * block_count(panels, slab) > LARGEST_REPETITION
+        by_products = is_run and all_ <= FEW_TILES and panels * panel * itemsize >= MANY_WEIGHTS_BYTES
+        tiles = _block_of_whole(unit) if is_run else BLOCK_TILES
+        together = all_ if by_products else tiles
+        largest = PRODUCTS_BYTES if by_products else SLAB_BYTES
+        slab = block_count(panels, block_count(panels, max(1, largest // (panel * itemsize))))
+        blocks = block_count(all_, tiles)
+        groups = min(slab, block_count(MINIMUM_TASKS, form.distinct_weights if by_products else blocks))
+        inputs = products * (together * padded_ld(depth) + PAD)
+        outputs = products * (together * width + PAD)
+        is_shared = by_products or groups * block_count(panels, slab) > LARGEST_REPETITION
         geometry = [
             kernel, images, *source, depth, *target, columns, padding, down, across, tiles,
             form_index, products, form.distinct_weights, tile, form.step, *chain.from_iterable(form.order),
         ]  # fmt: skip
         run = tiles * target[0] * target[1] // (down * across) if is_run else 0
-        if few:
-            part_of_panel = form.distinct_weights * (part * width + PAD) + kernel**2 * part * width
-            scratch = outputs + max(run * width, part_of_panel)
-        else:
-            own_inputs = 0 if is_shared else inputs
-            scratch = max(outputs + run * width + own_inputs, kernel**2 * WEIGHT_DEPTH * width)
+        own = run * width + (0 if by_products else outputs) + (0 if is_shared else inputs)
         return Correlation(
             geometry=np.array(geometry, np.int64),
             transposed=transposed,
             columns=columns,
             slab=slab * width,
-            weights=0 if few else slab * panel,
+            weights=slab * panel,
             group=block_count(slab, groups) * width,
             rows_per_block=run or None,
-            inputs=blocks * inputs if is_shared else 0,
-            part=part,
-            scratch=scratch,
+            together=together,
+            inputs=block_count(all_, together) * inputs if is_shared else 0,
+            products=slab * outputs if by_products else 0,
+            scratch=max(own, kernel**2 * WEIGHT_DEPTH * width),
         )
 
     @property
     def shared(self) -> int:
         """Elements that all threads share."""
-        return self.weights + self.inputs
-
-    @property
-    def transforms_by_panels(self) -> bool:
-        """Each task transforms the weights of its panel itself."""
-        return self.weights == 0
+        return self.weights + self.inputs + self.products
 
 
 def _block_of_whole(unit: int) -> int:
@@ -133,15 +127,6 @@ def _block_of_whole(unit: int) -> int:
 
     sizes = range(unit, max(unit, LARGEST_WHOLE) + 1, unit)
     return min(sizes, key=lambda tiles: register_tiles(tiles) / tiles)
-
-
-def _block_of_few_tiles(tiles: int, unit: int, panels: int, row_bytes: int) -> int:
-    """Return the tiles of a block, a multiple of `unit`, where each task transforms the weights of its panel itself.
-
-    That is where few tiles meet each weight; 0 elsewhere. `row_bytes` are what the sums of a tile take in a panel.
-    """
-    block = min(tiles * panels // PANEL_TASKS, PANEL_BYTES // row_bytes, tiles) // unit * unit
-    return block if block > 0 and block_count(tiles, block) <= PANEL_BLOCKS else 0
 
 
 def channel_blocks(s: ConvolutionShape, width: int) -> tuple[int, int]:

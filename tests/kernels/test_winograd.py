@@ -35,6 +35,7 @@ NETWORK_SHAPES = [s for s in list_convolutions(MODELS, images=1) if Winograd.ref
 SHAPES = [
     *(s for s in TAILS if Winograd.refusal(s) is None),
     # Weights in slabs, tasks of part of their columns; blocks of many tiles, of whole images, and of no run of pixels.
+    ConvolutionShape(11, 16, 16, 260, 290, 3, 1, 1),
     ConvolutionShape(1, 4, 4, 1200, 90, 3, 1, 1),
     ConvolutionShape(3, 18, 13, 70, 40, 3, 1, 1),
     ConvolutionShape(40, 9, 9, 10, 12, 3, 1, 0),
@@ -44,11 +45,13 @@ SHAPES = [
     ConvolutionShape(1, 8, 8, 200, 300, 3, 2, 1),
     # Images that are a tile.
     ConvolutionShape(40, 2, 2, 70, 90, 3, 1, 1),
-    # Transformed inputs in several parts, the last one shorter or with a tail of channels.
+    # Products of whole matrices, a slab of columns at a time, with tails of columns and of a chunk of the depth.
     ConvolutionShape(4, 4, 4, 300, 513, 3, 1, 1),
     ConvolutionShape(5, 3, 4, 257, 520, 3, 1, 1),
-    # A slot of several blocks of tiles.
+    # Of the weight gradient, slices; a tail of a chunk of tiles; a slot of several blocks of tiles.
+    ConvolutionShape(20, 16, 16, 130, 130, 3, 1, 1),
     ConvolutionShape(100, 2, 2, 130, 130, 3, 1, 1),
+    ConvolutionShape(300, 2, 2, 130, 60, 3, 1, 1),
 ]
 
 fractions = st.integers(-9, 9).map(Fraction)
@@ -218,17 +221,24 @@ def test_shapes_of_the_networks(shape, dtype):
 @pytest.mark.parametrize("dtype", DTYPES)
 @given(shape=shapes(channels=140), margin=margins, seed=seeds)
 def test_what_a_weight_gradient_shares_in_slices(dtype, shape, margin, seed):
-    with mock.patch.multiple(winograd_planning, LARGEST_OWN=0, PAIRS_BYTES=2**18):
+    with mock.patch.multiple(winograd_planning, LARGEST_OWN=0, PAIRS_BYTES=2**16, SUMS_BYTES=2**40, CHUNK_TILES=2):
+        assert_all_passes(Winograd, shape, dtype, seed, margin, errors)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@given(shape=shapes(channels=140), margin=margins, seed=seeds)
+def test_sums_of_a_weight_gradient_in_slabs(dtype, shape, margin, seed):
+    with mock.patch.multiple(winograd_planning, LARGEST_OWN=0, PAIRS_BYTES=2**40, SUMS_BYTES=1):
         assert_all_passes(Winograd, shape, dtype, seed, margin, errors)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @given(shape=shapes(channels=140, largest_image=12), margin=margins, seed=seeds, biased=st.booleans())
-def test_tasks_that_transform_their_weights_themselves(dtype, shape, margin, seed, biased):
-    """With all that is done on the side, in one block of tiles or in several."""
-    with mock.patch.multiple(winograd_planning, PANEL_TASKS=1, PANEL_BYTES=2**18, PANEL_BLOCKS=100):
+def test_products_of_whole_matrices(dtype, shape, margin, seed, biased):
+    """With all that is done on the side, in one slab of columns or in several."""
+    with mock.patch.multiple(winograd_planning, FEW_TILES=10**6, MANY_WEIGHTS_BYTES=0, PRODUCTS_BYTES=2**20):
         plan = Winograd(shape, dtype)
-        assume(plan._forward.transforms_by_panels and plan._gradient.transforms_by_panels)
+        assume(plan._forward.products > 0 and plan._gradient.products > 0)
         assert_all_passes(Winograd, shape, dtype, seed, margin, errors)
         assert_bias_is_added(Winograd, shape, dtype, seed, margin, biased, errors)
         assert_rectified(Winograd, shape, dtype, seed, margin, biased)
@@ -309,15 +319,17 @@ def blocks_of_tiles(plan):
 def test_fixed_shapes_take_every_path(dtype):
     plans = [Winograd(shape, dtype) for shape in (*SHAPES, *NETWORK_SHAPES)]
     assert {plan._weights.slots > 1 for plan in plans} == {False, True}
-    assert {plan._weights.inputs > 0 for plan in plans} == {False, True}
-    assert any(plan._weights.inputs == 0 and blocks_of_tiles(plan) > plan._weights.slots for plan in plans)
+    assert {plan._weights.is_shared for plan in plans} == {False, True}
+    assert any(not plan._weights.is_shared and blocks_of_tiles(plan) > plan._weights.slots for plan in plans)
     assert {plan._weights.row_block < plan.shape.in_channels for plan in plans} == {False, True}
-    assert {plan._forward.transforms_by_panels for plan in plans} == {False, True}
-    assert any(block_count(plan.shape.in_channels, plan._forward.part) > 2 for plan in plans)
-    assert any(plan.shape.in_channels % plan._forward.part > 0 for plan in plans)
-    once_for_all = [plan._forward for plan in plans if not plan._forward.transforms_by_panels]
-    assert {forward.slab < forward.columns for forward in once_for_all} == {False, True}
-    assert {forward.group < forward.slab for forward in once_for_all} == {False, True}
+    shared = [plan for plan in plans if plan._weights.is_shared]
+    assert {len(plan._weights.slices) > 1 for plan in shared} == {False, True}
+    assert {plan._weights.slab < plan.shape.out_channels for plan in shared} == {False, True}
+    assert {plan._weights.group < plan._weights.slab for plan in shared} == {False, True}
+    for by_products in (False, True):
+        correlations = [plan._forward for plan in plans if (plan._forward.products > 0) == by_products]
+        assert {forward.slab < forward.columns for forward in correlations} == {False, True}
+        assert {forward.group < forward.slab for forward in correlations} == {False, True}
     assert {plan.statistics_rows is None for plan in plans} == {False, True}
 
 
