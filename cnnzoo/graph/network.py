@@ -279,8 +279,9 @@ class Network:
     def arena_bytes(self, images: int, training: bool, memory: str | None = None) -> int:
         """Return the bytes of activations, gradients of activations and scratch that a batch of `images` takes.
 
-        `memory` stands for another choice than the network's.
+        `memory` stands for another choice than the network's; `ConfigError` where there is none of that name.
         """
+        check_memory_choice(memory or self.memory, self.storage, self.dtype)
         return self._plans.arena_bytes(images, training, memory or self.memory)
 
     def _checked(self, images: np.ndarray) -> np.ndarray:

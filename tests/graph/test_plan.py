@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 
+from cnnzoo.errors import ConfigError
 from cnnzoo.graph import plans
 from cnnzoo.graph.layout import lay_out
 from cnnzoo.graph.plan import Plan
@@ -173,6 +174,12 @@ def test_a_batch_is_planned_once(monkeypatch):
     assert len(set(sizes[3:])) == 1
     net.forward(np.zeros((4, 1, 28, 28), np.float32), training=True)
     assert len(made) == 3
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_bytes_of_an_unknown_choice_of_memory_are_refused(training):
+    with pytest.raises(ConfigError, match=r"memory: expected one of fast, lean, got 'leen'.*lean"):
+        create_model("lenet5").arena_bytes(4, training, "leen")
 
 
 def test_larger_arena_frees_the_smaller_one():
