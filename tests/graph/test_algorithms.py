@@ -1,5 +1,7 @@
 """The choice of algorithms: by cost, by name, and as a network had them before."""
 
+from itertools import product
+
 import numpy as np
 import pytest
 
@@ -8,6 +10,8 @@ from cnnzoo.errors import ConfigError, ModelError, StateError
 from cnnzoo.graph.algorithms import ALGORITHMS, NAMES, Passes, choose_algorithms, list_candidates, plan_algorithms
 from cnnzoo.kernels.convolution import ConvolutionShape
 from cnnzoo.models import create_model
+from tests.graph import random_graphs
+from tests.graph.steps import assert_close, make_batch, randomize, run_step
 from tests.shapes import TAILS, list_convolutions
 
 LARGE = ConvolutionShape(128, 16, 16, 128, 128, 3, 1, 1)
@@ -104,3 +108,42 @@ def test_what_was_asked_for_its_size_alone_is_not_told_as_run():
     assert net.algorithms() == {}
     net.forward(np.zeros((4, 1, 28, 28), np.float32))
     assert {name.partition(" ")[2] for name in net.algorithms()} == {"@4"}
+
+
+def find_on_load(net):
+    """Return what the batch norm before the wide convolution is, which Winograd's algorithm computes by the table."""
+    nodes = {node.name: node.operator for node in net.graph.nodes}
+    conv, batch_norm = nodes["conv"], nodes["bn"]
+    assert conv.applies_batch_norm == batch_norm.deferred == bool(conv.borrows)
+    return conv.applies_batch_norm
+
+
+def run_from_random_weights(net):
+    randomize(net)
+    loss, logits = run_step(net, *make_batch(net, 3))
+    return {"loss": loss, "logits": logits} | net.gradients()
+
+
+def test_batch_norm_on_load_follows_the_preferred_algorithm():
+    expected = run_from_random_weights(random_graphs.make_network(random_graphs.batch_norm_before_winograd, passes=()))
+    net = random_graphs.make_network(random_graphs.batch_norm_before_winograd)
+    start = net.state_dict()
+    for name, on_load in ((None, True), ("im2col", False), ("winograd", True), ("im2col", False), (None, True)):
+        net.prefer_algorithm(name)
+        net.load_state_dict(start)
+        assert find_on_load(net) == on_load
+        assert_close(run_from_random_weights(net), expected, 1e-10, floor=1e-6)
+        assert net.algorithms()["conv @3"] == [name or "winograd"] * 3
+    plain = random_graphs.make_network(random_graphs.batch_norm_before_winograd, passes=())
+    plain.prefer_algorithm("winograd")
+    assert not find_on_load(plain)
+
+
+@pytest.mark.parametrize("passes", [*product(("im2col", "winograd"), repeat=3)])
+def test_pinned_algorithms_take_batch_norm_on_load_too(passes):
+    expected = run_from_random_weights(random_graphs.make_network(random_graphs.batch_norm_before_winograd, passes=()))
+    net = random_graphs.make_network(random_graphs.batch_norm_before_winograd)
+    net.pin_algorithms({"conv @3": passes})
+    assert find_on_load(net)
+    assert_close(run_from_random_weights(net), expected, 1e-10, floor=1e-6)
+    assert net.algorithms()["conv @3"] == list(passes)

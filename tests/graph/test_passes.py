@@ -1,7 +1,6 @@
 """Rewritings of a graph: which nodes are merged, which must not be, and that the networks compute the same."""
 
 from collections import Counter
-from itertools import product
 
 import numpy as np
 import pytest
@@ -367,42 +366,3 @@ def test_what_is_masked_is_not_kept_for_the_node_that_made_it():
         if node.output in layout.lines.masked:
             last = steps[layout.activation(node.output, restored=True).last]
             assert last == Step("backward", k + 1)
-
-
-def find_on_load(net):
-    """Return what the batch norm before the wide convolution is, which Winograd's algorithm computes by the table."""
-    nodes = {node.name: node.operator for node in net.graph.nodes}
-    conv, batch_norm = nodes["conv"], nodes["bn"]
-    assert conv.applies_batch_norm == batch_norm.deferred == bool(conv.borrows)
-    return conv.applies_batch_norm
-
-
-def run_from_random_weights(net):
-    randomize(net)
-    loss, logits = run_step(net, *make_batch(net, 3))
-    return {"loss": loss, "logits": logits} | net.gradients()
-
-
-def test_batch_norm_on_load_follows_the_preferred_algorithm():
-    expected = run_from_random_weights(random_graphs.make_network(random_graphs.batch_norm_before_winograd, passes=()))
-    net = random_graphs.make_network(random_graphs.batch_norm_before_winograd)
-    start = net.state_dict()
-    for name, on_load in ((None, True), ("im2col", False), ("winograd", True), ("im2col", False), (None, True)):
-        net.prefer_algorithm(name)
-        net.load_state_dict(start)
-        assert find_on_load(net) == on_load
-        assert_close(run_from_random_weights(net), expected, 1e-10, floor=1e-6)
-        assert net.algorithms()["conv @3"] == [name or "winograd"] * 3
-    plain = random_graphs.make_network(random_graphs.batch_norm_before_winograd, passes=())
-    plain.prefer_algorithm("winograd")
-    assert not find_on_load(plain)
-
-
-@pytest.mark.parametrize("passes", [*product(("im2col", "winograd"), repeat=3)])
-def test_pinned_algorithms_take_batch_norm_on_load_too(passes):
-    expected = run_from_random_weights(random_graphs.make_network(random_graphs.batch_norm_before_winograd, passes=()))
-    net = random_graphs.make_network(random_graphs.batch_norm_before_winograd)
-    net.pin_algorithms({"conv @3": passes})
-    assert find_on_load(net)
-    assert_close(run_from_random_weights(net), expected, 1e-10, floor=1e-6)
-    assert net.algorithms()["conv @3"] == list(passes)
