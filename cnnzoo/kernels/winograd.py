@@ -10,11 +10,13 @@ Neural Networks", CVPR 2016)::
 
 Summed over input channels, each of the n x n elementwise products is a product of matrices: [tiles, in] of transformed
 inputs times [in, out] of transformed weights. A block of tiles is transformed, multiplied and transformed back while it
-lies in cache. Both F(4x4, 3x3) and F(2x2, 5x5) have n = 6 and the same points, and so the same B. At stride 2 the
-kernel falls apart into 2x2, 2x1, 1x2 and 1x1 kernels on the four phases of the image, and F(4, 2) serves those of two
-taps: 9 multiplications in each direction, for windows of 9 inputs (`toom_cook.derive_strided`), four of which take the
-same weights: 36 transformed ones serve 81 products. An image of 2x2 pixels is a tile by itself, whose window is without
-its padding (`toom_cook.derive_pair`).
+lies in cache; where tiles are few and weights many, a product of all tiles at a time comes from memory.
+
+Both F(4x4, 3x3) and F(2x2, 5x5) have n = 6 and the same points, and so the same B. At stride 2 the kernel falls apart
+into 2x2, 2x1, 1x2 and 1x1 kernels on the four phases of the image, and F(4, 2) serves those of two taps: 9
+multiplications in each direction, for windows of 9 inputs (`toom_cook.derive_strided`), four of which take the same
+weights: 36 transformed ones serve 81 products. An image of 2x2 pixels is a tile by itself, whose window is without its
+padding (`toom_cook.derive_pair`).
 
 The input gradient is the same correlation of dy with the kernel rotated by half a turn and its channels exchanged, at
 padding r - 1 - padding; at stride 2 it is no correlation, and has matrices of its own. The weight gradient is the

@@ -48,10 +48,8 @@ def _multiply_chunk(g, columns, k_from, v, v_at, next_v, u, u_at, next_u, m, m_a
     depth, width, tiles, ldv = g[DEPTH], panel_width(u), all_tiles(g), padded_ld(g[DEPTH])
     _, u_matrix, m_matrix = _matrices(g, u)
     d, following = min(CHUNK_DEPTH, depth - k_from), min(CHUNK_DEPTH, depth)
-    v_ahead, inverse_panels = (
-        Region(pointer(v), next_v, ldv, tiles, following, False),
-        inverse(block_count(columns, width)),
-    )
+    v_ahead = Region(pointer(v), next_v, ldv, tiles, following, False)
+    inverse_panels = inverse(block_count(columns, width))
     for j in range(0, columns, width):
         panel = j // width
         u_ahead = Region(pointer(u), next_u + panel * g[DISTINCT_WEIGHTS] * u_matrix, width, following, width, False)
