@@ -44,6 +44,7 @@ from cnnzoo.kernels.costs import (
 from cnnzoo.kernels.forms import BY_KERNEL_AND_STRIDE, FORMS, forms_of
 from cnnzoo.kernels.vectors import VECTOR_BYTES
 from cnnzoo.kernels.winograd_pairs import multiply_pairs, transform_pairs, transform_sums
+from cnnzoo.kernels.winograd_panels import correlate_panels
 from cnnzoo.kernels.winograd_passes import correlate_tiles, transform_inputs, transform_weights
 from cnnzoo.kernels.winograd_planning import LARGEST_OWN, Correlation, WeightGradient, channel_blocks
 from cnnzoo.kernels.winograd_products import finish_products, multiply_products
@@ -199,6 +200,9 @@ class Winograd:
             transform_inputs(c.geometry, x, ldx, kind, coefficients, c.together, v)
         fused = kind, coefficients, z, ldz
         written = y, ldy, accumulate, bias, rectify, sums, c.rows_per_block or 0
+        if u.size == 0:
+            correlate_panels(c.geometry, w, c.transposed, *fused, v, *written, per_thread, c.scratch)
+            return
         for first in range(0, c.columns, c.slab):
             columns = min(c.slab, c.columns - first)
             transform_weights(c.geometry, w, c.transposed, first, columns, u, per_thread, c.scratch)

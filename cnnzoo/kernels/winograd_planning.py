@@ -11,6 +11,7 @@ from cnnzoo.kernels.forms import FORMS
 from cnnzoo.kernels.gemm import SMALL_ROWS
 from cnnzoo.kernels.vectors import panel_columns
 from cnnzoo.kernels.winograd_pairs import CHUNK_TILES, INPUT_PANEL, panels_elements
+from cnnzoo.kernels.winograd_panels import part_rows
 from cnnzoo.kernels.winograd_passes import BLOCK, DISTINCT_WEIGHTS, PAD, PRODUCTS, WEIGHT_DEPTH, all_tiles
 
 MINIMUM_TASKS = 32  # work is cut into so many tasks where the shape allows, for machines of many cores
@@ -18,8 +19,9 @@ BLOCK_TILES = 12  # tiles of a block, or a multiple: the rows of AVX-512's regis
 LARGEST_WHOLE = 28  # tiles of a block of whole rows of tiles, at most, unless a row has more
 LARGEST_BLOCK = 96  # tiles of a block that holds whole rows of tiles, so that it is a run of output pixels
 LARGEST_REPETITION = 2  # inputs that more tasks need than this are transformed once for all of them
-FEW_TILES = 160  # so many tiles at most are multiplied a whole product at a time
-MANY_WEIGHTS_BYTES = 2 * 1024 * 1024  # with at least that many transformed weights,
+FEWEST_TILES = 64  # so many tiles at most do not pay for weights that are transformed once for all tasks,
+FEW_TILES = 160  # and so many are multiplied a whole product at a time
+MANY_WEIGHTS_BYTES = 2 * 1024 * 1024  # where transformed weights are at least so many,
 PRODUCTS_BYTES = 10 * 1024 * 1024  # in slabs of that size
 GRADIENT_TILES = 12  # tiles of a block of the weight gradient: what 81 products take of it and their sums are 1.2 MB
 CHANNEL_BLOCK = 64  # a weight gradient's task owns the square of it of channel pairs: 590 KB of sums of 36 products
@@ -45,7 +47,7 @@ class Correlation:
     slab : int
         Columns whose weights are transformed at a time.
     weights : int
-        Elements of a slab's transformed weights.
+        Elements of a slab's transformed weights; 0 where each task transforms those of its panel itself.
     group : int
         Columns a task takes: all of a slab, unless there are too few tasks.
     rows_per_block : int or None
@@ -83,8 +85,10 @@ class Correlation:
         is_run = unit <= LARGEST_BLOCK
         panels, all_ = block_count(columns, width), images * down * across
         panel = form.distinct_weights * (depth * width + PAD)
-        by_products = is_run and all_ <= FEW_TILES and panels * panel * itemsize >= MANY_WEIGHTS_BYTES
-        tiles = _block_of_whole(unit) if is_run else BLOCK_TILES
+        is_few = is_run and all_ <= FEW_TILES and panels * panel * itemsize >= MANY_WEIGHTS_BYTES
+        by_panels = is_few and all_ <= FEWEST_TILES
+        by_products = is_few and not by_panels
+        tiles = all_ if by_panels else _block_of_whole(unit) if is_run else BLOCK_TILES
         together = all_ if by_products else tiles
         largest = PRODUCTS_BYTES if by_products else SLAB_BYTES
         slab = block_count(panels, block_count(panels, max(1, largest // (panel * itemsize))))
@@ -92,25 +96,31 @@ class Correlation:
         groups = min(slab, block_count(MINIMUM_TASKS, form.distinct_weights if by_products else blocks))
         inputs = products * (together * padded_ld(depth) + PAD)
         outputs = products * (together * width + PAD)
-        is_shared = by_products or groups * block_count(panels, slab) > LARGEST_REPETITION
+        is_shared = is_few or groups * block_count(panels, slab) > LARGEST_REPETITION
         geometry = [
             kernel, images, *source, depth, *target, columns, padding, down, across, tiles,
             form_index, products, form.distinct_weights, tile, form.step, *chain.from_iterable(form.order),
         ]  # fmt: skip
         run = tiles * target[0] * target[1] // (down * across) if is_run else 0
-        own = run * width + (0 if by_products else outputs) + (0 if is_shared else inputs)
+        staging = kernel**2 * WEIGHT_DEPTH * width
+        behind = run * width + (0 if is_shared else inputs)
+        if by_panels:
+            behind = max(
+                run * width,
+                form.distinct_weights * (part_rows(depth) * width + PAD) + kernel**2 * part_rows(depth) * width,
+            )
         return Correlation(
             geometry=np.array(geometry, np.int64),
             transposed=transposed,
             columns=columns,
             slab=slab * width,
-            weights=slab * panel,
+            weights=0 if by_panels else slab * panel,
             group=block_count(slab, groups) * width,
             rows_per_block=run or None,
             together=together,
             inputs=block_count(all_, together) * inputs if is_shared else 0,
             products=slab * outputs if by_products else 0,
-            scratch=max(own, kernel**2 * WEIGHT_DEPTH * width),
+            scratch=max(behind + (0 if by_products else outputs), staging),
         )
 
     @property

@@ -46,6 +46,11 @@ SHAPES = [
     # Images that are a tile.
     ConvolutionShape(40, 2, 2, 70, 90, 3, 1, 1),
     # Products of whole matrices, a slab of columns at a time, with tails of columns and of a chunk of the depth.
+    ConvolutionShape(70, 4, 4, 300, 513, 3, 1, 1),
+    ConvolutionShape(70, 3, 4, 130, 520, 3, 1, 1),
+    ConvolutionShape(70, 2, 2, 300, 250, 3, 1, 1),
+    ConvolutionShape(70, 2, 2, 300, 500, 3, 1, 1),
+    # Weights that tasks transform themselves, in several parts of their depth.
     ConvolutionShape(4, 4, 4, 300, 513, 3, 1, 1),
     ConvolutionShape(5, 3, 4, 257, 520, 3, 1, 1),
     # Of the weight gradient, slices; a tail of a chunk of tiles; a slot of several blocks of tiles.
@@ -236,9 +241,22 @@ def test_sums_of_a_weight_gradient_in_slabs(dtype, shape, margin, seed):
 @given(shape=shapes(channels=140, largest_image=12), margin=margins, seed=seeds, biased=st.booleans())
 def test_products_of_whole_matrices(dtype, shape, margin, seed, biased):
     """With all that is done on the side, in one slab of columns or in several."""
-    with mock.patch.multiple(winograd_planning, FEW_TILES=10**6, MANY_WEIGHTS_BYTES=0, PRODUCTS_BYTES=2**20):
+    few = {"FEWEST_TILES": 0, "FEW_TILES": 10**6, "MANY_WEIGHTS_BYTES": 0, "PRODUCTS_BYTES": 2**20}
+    assert_all_on_the_side(shape, dtype, seed, margin, biased, few, lambda c: c.products > 0)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@given(shape=shapes(channels=140, largest_image=12), margin=margins, seed=seeds, biased=st.booleans())
+def test_tasks_that_transform_their_weights_themselves(dtype, shape, margin, seed, biased):
+    few = {"FEWEST_TILES": 10**6, "FEW_TILES": 10**6, "MANY_WEIGHTS_BYTES": 0}
+    assert_all_on_the_side(shape, dtype, seed, margin, biased, few, lambda c: c.weights == 0)
+
+
+def assert_all_on_the_side(shape, dtype, seed, margin, biased, constants, is_taken):
+    """Check all passes and all that they do on the side, planned with other `constants`."""
+    with mock.patch.multiple(winograd_planning, **constants):
         plan = Winograd(shape, dtype)
-        assume(plan._forward.products > 0 and plan._gradient.products > 0)
+        assume(is_taken(plan._forward) and is_taken(plan._gradient))
         assert_all_passes(Winograd, shape, dtype, seed, margin, errors)
         assert_bias_is_added(Winograd, shape, dtype, seed, margin, biased, errors)
         assert_rectified(Winograd, shape, dtype, seed, margin, biased)
@@ -326,8 +344,11 @@ def test_fixed_shapes_take_every_path(dtype):
     assert {len(plan._weights.slices) > 1 for plan in shared} == {False, True}
     assert {plan._weights.slab < plan.shape.out_channels for plan in shared} == {False, True}
     assert {plan._weights.group < plan._weights.slab for plan in shared} == {False, True}
+    assert {plan._forward.weights == 0 for plan in plans} == {False, True}
     for by_products in (False, True):
-        correlations = [plan._forward for plan in plans if (plan._forward.products > 0) == by_products]
+        correlations = [
+            c for c in (plan._forward for plan in plans) if c.weights > 0 and (c.products > 0) == by_products
+        ]
         assert {forward.slab < forward.columns for forward in correlations} == {False, True}
         assert {forward.group < forward.slab for forward in correlations} == {False, True}
     assert {plan.statistics_rows is None for plan in plans} == {False, True}
