@@ -9,6 +9,7 @@ from cnnzoo.kernels.blocks import block_count, block_rows
 from cnnzoo.kernels.compile import worker
 from cnnzoo.kernels.prefetching import inverse, part_of, prefetch_region
 from cnnzoo.kernels.vectors import (
+    AHEAD_STEP,
     TILE_ROWS,
     copy_run,
     multiply_tile,
@@ -30,17 +31,23 @@ def packed_size(depth: int, columns: int, itemsize: int) -> int:
 
 @worker
 def multiply_block(
-    rows, columns, depth, a, a_at, a_row, a_step, panels, panels_at, panel_stride, c, c_at, ldc, add, ahead=None
-):
+    rows, columns, depth, a, a_at, a_row, a_step, panels, panels_at, panel_stride, c, c_at, ldc, add,
+    ahead=None, run=None,
+):  # fmt: skip
     """C[rows, columns] (+)= A[rows, depth] B.
 
     A[i, k] is ``a[a_at + i * a_row + k * a_step]``; panel j of B begins at ``panels_at + j * panel_stride``. `ahead` is
-    a tuple of `Region`, prefetched meanwhile.
+    a tuple of `Region`, and `run` a `Run`, prefetched meanwhile.
     """
     width = panel_width(c)
     whole = rows // TILE_ROWS * TILE_ROWS
     small = whole + (rows - whole) // SMALL_ROWS * SMALL_ROWS
-    part, inverse_parts = 0, 0 if ahead is None else inverse(block_count(columns, width) * (whole // TILE_ROWS))
+    tiles = block_count(columns, width) * (whole // TILE_ROWS)
+    part, inverse_parts = 0, 0 if ahead is None else inverse(tiles)
+    asked, size, step = 0, 0, 0
+    if run is not None:
+        asked, size = run.start, run.size // max(1, tiles)
+        step = size * AHEAD_STEP // max(1, depth)
     for j in range(0, columns, width):
         b_at = panels_at + j // width * panel_stride
         c_j = c_at + j
@@ -51,13 +58,19 @@ def multiply_block(
                     prefetch_region(part_of(region, part, inverse_parts), c.itemsize)
             part += 1
             a_i, c_ij = a_at + i * a_row, c_j + i * ldc
-            multiply_tile(TILE_ROWS, a, a_i, a_row, a_step, panels, b_at, c, c_ij, ldc, depth, count, add)
+            if run is not None:
+                multiply_tile(
+                    TILE_ROWS, a, a_i, a_row, a_step, panels, b_at, c, c_ij, ldc, depth, count, add, 1, asked, step
+                )
+            else:
+                multiply_tile(TILE_ROWS, a, a_i, a_row, a_step, panels, b_at, c, c_ij, ldc, depth, count, add, 0, 0, 0)
+            asked += size
         for i in range(whole, small, SMALL_ROWS):
             a_i, c_ij = a_at + i * a_row, c_j + i * ldc
-            multiply_tile(SMALL_ROWS, a, a_i, a_row, a_step, panels, b_at, c, c_ij, ldc, depth, count, add)
+            multiply_tile(SMALL_ROWS, a, a_i, a_row, a_step, panels, b_at, c, c_ij, ldc, depth, count, add, 0, 0, 0)
         for i in range(small, rows):
             a_i, c_ij = a_at + i * a_row, c_j + i * ldc
-            multiply_tile(1, a, a_i, a_row, a_step, panels, b_at, c, c_ij, ldc, depth, count, add)
+            multiply_tile(1, a, a_i, a_row, a_step, panels, b_at, c, c_ij, ldc, depth, count, add, 0, 0, 0)
 
 
 @worker

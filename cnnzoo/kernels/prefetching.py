@@ -1,13 +1,14 @@
 """What will be read or written next is brought into the cache while a product, which needs no memory, is computed.
 
-A core can wait for a few lines of memory at a time, and then stops; asked for a few at a time, between products or
-their tiles, they come without anyone's waiting.
+A core can wait for a few lines of memory at a time, and then stops. So lines are asked for a few at a time: those of
+rows with gaps between products or their tiles; those of a run of memory one by one, in the course of a sum, where the
+machine sees a sequence and is ahead of it.
 """
 
 from typing import Any, NamedTuple
 
 from cnnzoo.kernels.compile import worker
-from cnnzoo.kernels.simd import prefetch, prefetch_to_write
+from cnnzoo.kernels.simd import address, pointer, prefetch, prefetch_to_write
 
 CACHE_LINE = 64  # bytes
 
@@ -35,6 +36,63 @@ class Region(NamedTuple):
     rows: int
     columns: int
     to_write: bool
+
+
+class Run(NamedTuple):
+    """Memory without gaps, to be prefetched.
+
+    Attributes
+    ----------
+    start : int
+        Its address.
+    size : int
+        Bytes.
+    """
+
+    start: int
+    size: int
+
+
+@worker
+def is_run(region):
+    """Tell whether there are no gaps between a region's rows."""
+    return region.columns == region.ld or region.rows == 0
+
+
+@worker
+def run_of(region, itemsize):
+    """Return a region as a run; what lies in gaps between its rows belongs to it."""
+    return Run(address(region.matrix) + region.at * itemsize, region.rows * region.ld * itemsize)
+
+
+@worker
+def run_at(x, at, count):
+    """Return ``x[at : at + count]`` as a run."""
+    return Run(address(pointer(x)) + at * x.itemsize, count * x.itemsize)
+
+
+@worker
+def columns_of(region, first, count):
+    """Return some columns of a region."""
+    return Region(region.matrix, region.at + first, region.ld, region.rows, count, region.to_write)
+
+
+@worker
+def part_of_runs(runs, part, parts):
+    """Return one of so many parts of runs that are asked for one after the other.
+
+    It lies where it begins: what it has of the next run is asked for behind the end of this one, and comes to no harm.
+    """
+    total = 0
+    for run in runs:
+        total += run.size
+    begin, end = total * part // parts, total * (part + 1) // parts
+    size = end - begin
+    for run in runs:
+        if begin < run.size:
+            return Run(run.start + begin, size)
+        begin -= run.size
+    return Run(runs[0].start, 0)
 
 
 @worker

@@ -51,6 +51,16 @@ def pointer(typingctx, x):
 
 
 @intrinsic
+def address(typingctx, x):
+    """Return where the pointer x points to, in bytes."""
+
+    def codegen(context, builder, signature, arguments):
+        return builder.ptrtoint(arguments[0], ir.IntType(64))
+
+    return types.int64(x), codegen
+
+
+@intrinsic
 def lanes(typingctx, x):
     """Return how many elements a vector holds of the type that the pointer x points to."""
 

@@ -24,6 +24,7 @@ VECTOR_BYTES = 64 if "avx512f" in _FEATURES else 32 if "avx" in _FEATURES else 1
 TILE_ROWS = 12 if VECTOR_BYTES == 64 else 8 if _IS_ARM else 6
 TILE_VECTORS = 2
 PANEL_AHEAD = 2048  # bytes of a panel that are asked for before they are multiplied
+AHEAD_STEP = 256  # of a byte: parts in which steps through memory are counted that is asked for meanwhile
 _HAS_FMA = "fma" in _FEATURES or _IS_ARM
 
 _I1, _I8, _I32, _I64 = (ir.IntType(bits) for bits in (1, 8, 32, 64))
@@ -142,20 +143,25 @@ def _loop(builder, count, name):
 
 
 @intrinsic(prefer_literal=True)
-def multiply_tile(typingctx, rows, a, a_at, a_row, a_step, b, b_at, c, c_at, c_row, depth, columns, add):
+def multiply_tile(
+    typingctx, rows, a, a_at, a_row, a_step, b, b_at, c, c_at, c_row, depth, columns, add, asks, ahead, ahead_step
+):  # fmt: skip
     """C[i, j] = (add ? C[i, j] : 0) + sum_k A[i, k] B[k, j] for i < rows, j < columns, all sums in registers.
 
     A[i, k] is ``a[a_at + i * a_row + k * a_step]``, B[k, j] is ``b[b_at + k * panel_width + j]`` (a packed panel) and
     C[i, j] is ``c[c_at + i * c_row + j]``. `rows` is a literal, 1 <= columns <= panel_width and depth >= 1; no column
     of C past `columns` is touched. The sum runs over k in order, in one accumulator an element.
+
+    With the literal `asks` of 1, term k asks for the line at address `ahead` + k `ahead_step` / AHEAD_STEP, in bytes.
     """
-    if not isinstance(rows, types.Literal):
+    if not isinstance(rows, types.Literal) or not isinstance(asks, types.Literal):
         return None
-    arrays_and_offsets = (a, *[types.int64] * 3, b, types.int64, c, *[types.int64] * 4)
-    signature = types.void(rows, *arrays_and_offsets, types.boolean)
+    i64 = types.int64
+    arrays_and_offsets = (a, *[i64] * 3, b, i64, c, *[i64] * 4)
+    signature = types.void(rows, *arrays_and_offsets, types.boolean, asks, i64, i64)
 
     def codegen(context, builder, signature, arguments):
-        _, a, a_at, a_row, a_step, b, b_at, c, c_at, c_row, depth, columns, add = arguments
+        _, a, a_at, a_row, a_step, b, b_at, c, c_at, c_row, depth, columns, add, _, *ahead = arguments
         v = Vectors(context, builder, signature.args[7].dtype)
         a = v.pointer(data_pointer(context, builder, signature.args[1], a), a_at)
         b = v.pointer(data_pointer(context, builder, signature.args[5], b), b_at)
@@ -163,7 +169,8 @@ def multiply_tile(typingctx, rows, a, a_at, a_row, a_step, b, b_at, c, c_at, c_r
 
         def emit(vectors, masked):
             masks = [v.mask_below(builder.sub(columns, _I64(j * v.lanes))) if masked else None for j in range(vectors)]
-            _emit_tile(v, rows.literal_value, a, a_row, a_step, b, c, c_row, depth, add, masks)
+            asked = ahead if asks.literal_value else None
+            _emit_tile(v, rows.literal_value, a, a_row, a_step, b, c, c_row, depth, add, masks, asked)
 
         whole = builder.icmp_signed("==", columns, _I64(TILE_VECTORS * v.lanes))
         with builder.if_else(whole) as (then, otherwise):
@@ -219,7 +226,7 @@ class _Walk:
             pointer.add_incoming(self.builder.gep(pointer, [self.step]), body)
 
 
-def _emit_tile(v, rows, a, a_row, a_step, b, c, c_row, depth, add, masks):
+def _emit_tile(v, rows, a, a_row, a_step, b, c, c_row, depth, add, masks, ahead):
     """Emit one tile of `rows` rows and a vector a mask; a mask of None stands for a whole vector."""
     builder = v.builder
     tile = [(i, j) for i in range(rows) for j in range(len(masks))]
@@ -238,7 +245,7 @@ def _emit_tile(v, rows, a, a_row, a_step, b, c, c_row, depth, add, masks):
     size = _I64(v.bytes)
     a_walk = _Walk(builder, a, rows, builder.mul(a_row, size), builder.mul(a_step, size))
     b_walk = _Walk(builder, b, 1, _I64(0), _I64(TILE_VECTORS * VECTOR_BYTES))
-    _, entry, body, close = _loop(builder, depth, "k")
+    k, entry, body, close = _loop(builder, depth, "k")
     sums = {t: builder.phi(v.type) for t in tile}
     a_walk.enter(entry)
     b_walk.enter(entry)
@@ -247,6 +254,9 @@ def _emit_tile(v, rows, a, a_row, a_step, b, c, c_row, depth, add, masks):
     for j in range(len(masks)):
         b_vectors.append(v.load(v.pointer(b_k, _I64(j * v.lanes))))
         v.prefetch(v.pointer(b_k, _I64(j * v.lanes + PANEL_AHEAD // v.bytes)), level=1)
+    if ahead is not None:
+        asked = builder.add(ahead[0], builder.udiv(builder.mul(k, ahead[1]), _I64(AHEAD_STEP)))
+        v.prefetch(builder.inttoptr(asked, _I8.as_pointer()), level=2)
     updated = {}
     for i in range(rows):
         a_ik = builder.load(builder.bitcast(a_walk.place(i), v.element.as_pointer()), align=v.bytes)

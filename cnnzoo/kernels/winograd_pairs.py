@@ -13,8 +13,7 @@ from numba.extending import register_jitable
 from cnnzoo.kernels.blocks import block_count
 from cnnzoo.kernels.compile import kernel, worker
 from cnnzoo.kernels.gemm import multiply_block
-from cnnzoo.kernels.prefetching import Region, inverse, part_of
-from cnnzoo.kernels.simd import pointer
+from cnnzoo.kernels.prefetching import part_of_runs, run_at
 from cnnzoo.kernels.transforms import finish_stores
 from cnnzoo.kernels.vectors import TILE_ROWS, panel_width
 from cnnzoo.kernels.winograd_passes import (
@@ -71,16 +70,20 @@ def transform_pairs(g, first, tiles, x, ldx, kind, coefficients, dy, lddy, v, d)
 def _multiply_chunk(g, columns, tiles, count, v, v_at, next_v, d, d_at, next_d, u, u_at, ldu, add):
     """u[DEPTH, columns] (+)= v' d over `count` tiles, of `tiles` in all; the next chunk is asked for meanwhile."""
     depth, height, width = g[DEPTH], INPUT_PANEL, panel_width(u)
-    following = min(CHUNK_TILES, tiles)
-    inverse_rows, inverse_columns = inverse(block_count(depth, height)), inverse(block_count(columns, width))
-    for i in range(0, depth, height):
-        v_ahead = Region(pointer(v), next_v + i * tiles, height, following, height, False)
-        for j in range(0, columns, width):
-            d_ahead = Region(pointer(d), next_d + j * tiles, width, following, width, False)
-            ahead = part_of(v_ahead, j // width, inverse_columns), part_of(d_ahead, i // height, inverse_rows)
+    following, rows, panels = min(CHUNK_TILES, tiles), block_count(depth, height), block_count(columns, width)
+    for i in range(rows):
+        for j in range(panels):
+            # A product asks for one run of memory: by turns of the inputs' panel and of the gradients'.
+            if (i + j) % 2 == 0:
+                panel = run_at(v, next_v + i * height * tiles, following * height)
+                run = part_of_runs((panel,), j // 2, block_count(panels, 2))
+            else:
+                panel = run_at(d, next_d + j * width * tiles, following * width)
+                run = part_of_runs((panel,), i // 2, block_count(rows, 2))
             multiply_block(
-                min(height, depth - i), min(width, columns - j), count, v, v_at + i * tiles, 1, height,
-                d, d_at + j * tiles, 0, u, u_at + i * ldu + j, ldu, add, ahead,
+                min(height, depth - i * height), min(width, columns - j * width), count,
+                v, v_at + i * height * tiles, 1, height, d, d_at + j * width * tiles, 0,
+                u, u_at + i * height * ldu + j * width, ldu, add, None, run,
             )  # fmt: skip
 
 

@@ -8,7 +8,16 @@ from cnnzoo.kernels.blocks import block_count, padded_ld
 from cnnzoo.kernels.compile import kernel, worker
 from cnnzoo.kernels.convolution import SCALE_MASKED, SCALE_SHIFT_RELU
 from cnnzoo.kernels.gemm import multiply_block, pack_columns
-from cnnzoo.kernels.prefetching import Region, inverse, part_of, prefetch_region
+from cnnzoo.kernels.prefetching import (
+    Region,
+    columns_of,
+    inverse,
+    is_run,
+    part_of,
+    part_of_runs,
+    prefetch_region,
+    run_of,
+)
 from cnnzoo.kernels.simd import pointer
 from cnnzoo.kernels.transforms import (
     INPUT,
@@ -230,6 +239,31 @@ def finish_panel(
 
 
 @worker
+def _run_ahead(y, z, x, panel, panels, product, products, itemsize):
+    """Return the run that a product asks for: what is read and written when the first panel is finished, then x.
+
+    A single panel asks for all of them.
+    """
+    now, later = (run_of(y, itemsize), run_of(z, itemsize)), run_of(x, itemsize)
+    if panels == 1:
+        return part_of_runs((now[0], now[1], later), product, products)
+    if panel == 0:
+        return part_of_runs(now, product, products)
+    return part_of_runs((later,), (panel - 1) * products + product, (panels - 1) * products)
+
+
+@worker
+def _regions_ahead(y, z, x, panel, panels, product, products, first, count):
+    """Return the regions that a product asks for: of x, and of y and z what the panel's columns take."""
+    parts = inverse(products)
+    return (
+        part_of(x, panel * products + product, inverse(panels * products)),
+        part_of(columns_of(y, first, count), product, parts),
+        part_of(columns_of(z, first, count), product, parts),
+    )
+
+
+@worker
 def _correlate_block(
     g, block, column, columns, x, ldx, reads, v, v_at, u, u_at, kind, coefficients, z, ldz, y, ldy, accumulate, bias,
     rectify, sums, rows_per_block, m, m_at,
@@ -240,26 +274,26 @@ def _correlate_block(
     v_matrix, m_matrix, u_matrix = block_elements(g, depth)[0], size * width + PAD, depth * width + PAD
     first_row, sums_at = block * rows_per_block, block * 2 * g[COLUMNS]
     rows = min(rows_per_block, g[IMAGES] * g[TARGET_HEIGHT] * g[TARGET_WIDTH] - first_row)
-    products = g[PRODUCTS]
-    inverse_products, inverse_all = inverse(products), inverse(block_count(columns, width) * products)
+    products, panels = g[PRODUCTS], block_count(columns, width)
     next_row = first_row_of_block(g, block + 1, g[STEP], g[SOURCE_HEIGHT], g[SOURCE_WIDTH])
     next_x = Region(pointer(x), next_row * ldx, ldx, reads, depth, False)
-    for j in range(0, columns, width):
-        panel_at = u_at + j // width * g[DISTINCT_WEIGHTS] * u_matrix
-        n, at = min(width, columns - j), column + j
-        next_y = Region(pointer(y), first_row * ldy + at, ldy, rows_per_block, n, True)
-        next_z = Region(pointer(z), first_row * ldz + at, ldz, rows_per_block if kind == SCALE_MASKED else 0, n, False)
+    read = rows_per_block if kind == SCALE_MASKED else 0
+    all_y = Region(pointer(y), first_row * ldy + column, ldy, rows_per_block, columns, True)
+    all_z = Region(pointer(z), first_row * ldz + column, ldz, read, columns, False)
+    are_runs = is_run(next_x) and is_run(all_y) and is_run(all_z)
+    for j in range(panels):
+        panel_at, at, n = u_at + j * g[DISTINCT_WEIGHTS] * u_matrix, column + j * width, min(width, columns - j * width)
         for i in range(products):
             k, weights = product_and_weights(g, i)
-            ahead = (
-                part_of(next_x, j // width * products + i, inverse_all),
-                part_of(next_y, i, inverse_products),
-                part_of(next_z, i, inverse_products),
-            )
-            multiply_block(
-                count, n, depth, v, v_at + k * v_matrix, padded_ld(depth), 1, u, panel_at + weights * u_matrix, 0,
-                m, m_at + k * m_matrix, width, False, ahead,
-            )  # fmt: skip
+            a_at, b_at, c_at = v_at + k * v_matrix, panel_at + weights * u_matrix, m_at + k * m_matrix
+            if are_runs:
+                run = _run_ahead(all_y, all_z, next_x, j, panels, i, products, x.itemsize)
+                multiply_block(
+                    count, n, depth, v, a_at, padded_ld(depth), 1, u, b_at, 0, m, c_at, width, False, None, run
+                )
+            else:
+                ahead = _regions_ahead(all_y, all_z, next_x, j, panels, i, products, j * width, n)
+                multiply_block(count, n, depth, v, a_at, padded_ld(depth), 1, u, b_at, 0, m, c_at, width, False, ahead)
         finish_panel(
             g, first, count, at, n, m, m_at, m_matrix, kind, coefficients, z, ldz, y, ldy, accumulate, bias, rectify,
             sums, sums_at, first_row, rows, m, m_at + products * m_matrix,

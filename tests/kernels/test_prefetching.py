@@ -1,4 +1,4 @@
-"""Regions to prefetch: their parts are all of them, and products are the same whatever is asked for meanwhile."""
+"""What is to be prefetched: its parts are all of it, and products are the same whatever is asked for meanwhile."""
 
 import numpy as np
 from hypothesis import given
@@ -6,8 +6,8 @@ from hypothesis import strategies as st
 
 from cnnzoo.kernels.compile import kernel
 from cnnzoo.kernels.gemm import multiply_block, packed_size
-from cnnzoo.kernels.prefetching import Region, inverse, part_of
-from cnnzoo.kernels.simd import pointer
+from cnnzoo.kernels.prefetching import Region, Run, inverse, part_of, part_of_runs, run_at, run_of
+from cnnzoo.kernels.simd import address, pointer
 from cnnzoo.kernels.vectors import panel_columns, panel_width
 from tests.kernels.pixel_matrix import seeds
 
@@ -20,9 +20,26 @@ def list_parts(x, at, ld, rows, parts, starts, counts):
         starts[part], counts[part] = taken.at, taken.rows
 
 
-@kernel("void(i8, i8, i8, T[::1], T[::1], T[::1], T[::1], i8, i8)")
-def multiply(rows, columns, depth, a, panels, c, asking, region_rows, region_columns):
-    """C = A B twice, the second time asking for rows that lie nowhere."""
+@kernel("void(T[::1], i8, i8, i8, i8, i8[::1], i8[::1])")
+def list_parts_of_runs(x, first, second, third, parts, starts, sizes):
+    """The runs have these sizes in bytes and begin at addresses 0, 2^40 and 2^41."""
+    for part in range(parts):
+        taken = part_of_runs((Run(0, first), Run(1 << 40, second), Run(1 << 41, third)), part, parts)
+        starts[part], sizes[part] = taken.start, taken.size
+
+
+@kernel("void(T[::1], i8, i8, i8, i8[::1])")
+def list_runs(x, at, ld, rows, found):
+    """Write start, from the address of x, and size of the run of rows, and of its elements."""
+    base = address(pointer(x))
+    of_rows, of_elements = run_of(Region(pointer(x), at, ld, rows, ld, False), x.itemsize), run_at(x, at, rows * ld)
+    found[0], found[1] = of_rows.start - base, of_rows.size
+    found[2], found[3] = of_elements.start - base, of_elements.size
+
+
+@kernel("void(i8, i8, i8, T[::1], T[::1], T[::1], T[::1], T[::1], i8, i8)")
+def multiply(rows, columns, depth, a, panels, c, asking, asking_for_run, region_rows, region_columns):
+    """C = A B three times: the second one asks for rows that lie nowhere, the third for a run."""
     stride = depth * panel_width(c)
     multiply_block(rows, columns, depth, a, 0, depth, 1, panels, 0, stride, c, 0, columns, False)
     ahead = (
@@ -30,6 +47,10 @@ def multiply(rows, columns, depth, a, panels, c, asking, region_rows, region_col
         Region(pointer(a), -(1 << 40), 1 << 20, region_rows, region_columns, False),
     )
     multiply_block(rows, columns, depth, a, 0, depth, 1, panels, 0, stride, asking, 0, columns, False, ahead)
+    run = Run(-(1 << 40), region_rows << 20)
+    multiply_block(
+        rows, columns, depth, a, 0, depth, 1, panels, 0, stride, asking_for_run, 0, columns, False, None, run
+    )
 
 
 @given(at=st.integers(-(10**6), 10**9), ld=st.integers(1, 4096), rows=st.integers(0, 10**5), parts=st.integers(1, 9999))
@@ -39,6 +60,27 @@ def test_parts_are_all_rows_in_order(at, ld, rows, parts):
     assert counts.sum() == rows
     assert counts.max() - counts.min() <= 1
     np.testing.assert_array_equal(starts, at + ld * (np.cumsum(counts) - counts))
+
+
+@given(sizes=st.tuples(*[st.integers(0, 10**9)] * 3), parts=st.integers(1, 999))
+def test_parts_of_runs_are_all_of_them_in_order(sizes, parts):
+    starts, taken = np.empty(parts, np.int64), np.empty(parts, np.int64)
+    list_parts_of_runs(np.empty(1, np.float32), *sizes, parts, starts, taken)
+    assert taken.sum() == sum(sizes)
+    assert taken.max() - taken.min() <= 1
+    before = np.cumsum(taken) - taken
+    bounds = np.cumsum(sizes)
+    run = np.searchsorted(bounds, before, side="right")
+    asks = taken > 0
+    expected = np.array([0, 1 << 40, 1 << 41, 0])[run] + before - np.array([0, *bounds])[run]
+    np.testing.assert_array_equal(starts[asks], expected[asks])
+
+
+@given(at=st.integers(0, 10**9), ld=st.integers(1, 4096), rows=st.integers(0, 10**5))
+def test_runs_of_rows_and_of_elements(at, ld, rows):
+    found = np.empty(4, np.int64)
+    list_runs(np.empty(1, np.float32), at, ld, rows, found)
+    assert found.tolist() == [4 * at, 4 * rows * ld] * 2
 
 
 @given(
@@ -51,9 +93,10 @@ def test_what_is_asked_for_changes_no_product(extents, region, seed):
     rng = np.random.default_rng(seed)
     a = rng.standard_normal(rows * depth, np.float32)
     panels = rng.standard_normal(packed_size(depth, columns, a.itemsize), np.float32)
-    c, asking = np.empty(rows * columns, np.float32), np.empty(rows * columns, np.float32)
-    multiply(*extents, a, panels, c, asking, *region)
+    c, asking, asking_for_run = np.empty((3, rows * columns), np.float32)
+    multiply(*extents, a, panels, c, asking, asking_for_run, *region)
     np.testing.assert_array_equal(asking, c)
+    np.testing.assert_array_equal(asking_for_run, c)
     expected = a.reshape(rows, depth).astype(np.float64) @ unpacked(panels, depth)[:, :columns]
     np.testing.assert_allclose(c.reshape(rows, columns), expected, rtol=0, atol=1e-4)
 
