@@ -1,6 +1,7 @@
 """Trainers on several ranks in a program of one's own, which may handle their errors."""
 
 import platform
+import signal
 import time
 
 import pytest
@@ -92,7 +93,7 @@ def test_rank_that_leaves_alone_ends_all(run, error):
     start = time.monotonic()
     code, output, errors = run(_ALONE.format(rank=1, act=f"raise {error}"))
     assert time.monotonic() - start < SECONDS
-    assert code == 1
+    assert code in (1, signal.SIGKILL)  # the rank's, or that of those that the launcher kills, where it sees them first
     assert "handled" not in output
     name = error.partition("(")[0]
     assert [line for line in errors.splitlines() if line.startswith("cnnzoo: ")] == [
