@@ -9,7 +9,7 @@ from cnnzoo.kernels.blocks import block_count, block_rows
 from cnnzoo.kernels.compile import worker
 from cnnzoo.kernels.prefetching import inverse, part_of, prefetch_region
 from cnnzoo.kernels.vectors import (
-    AHEAD_STEP,
+    AHEAD_PARTS,
     TILE_ROWS,
     copy_run,
     multiply_tile,
@@ -37,7 +37,8 @@ def multiply_block(
     """C[rows, columns] (+)= A[rows, depth] B.
 
     A[i, k] is ``a[a_at + i * a_row + k * a_step]``; panel j of B begins at ``panels_at + j * panel_stride``. `ahead` is
-    a tuple of `Region`, and `run` a `Run`, prefetched meanwhile.
+    a tuple of `Region`, and `run` a `Run`, prefetched meanwhile: of the latter a line a term and whole register tile at
+    most, so that lines of a longer run are left out.
     """
     width = panel_width(c)
     whole = rows // TILE_ROWS * TILE_ROWS
@@ -47,7 +48,7 @@ def multiply_block(
     asked, size, step = 0, 0, 0
     if run is not None:
         asked, size = run.start, run.size // max(1, tiles)
-        step = size * AHEAD_STEP // max(1, depth)
+        step = size * AHEAD_PARTS // max(1, depth)
     for j in range(0, columns, width):
         b_at = panels_at + j // width * panel_stride
         c_j = c_at + j

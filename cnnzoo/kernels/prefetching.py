@@ -39,7 +39,7 @@ class Region(NamedTuple):
 
 
 class Run(NamedTuple):
-    """Memory without gaps, to be prefetched.
+    """Memory without gaps, to be prefetched; any address will do.
 
     Attributes
     ----------
@@ -61,7 +61,7 @@ def is_run(region):
 
 @worker
 def run_of(region, itemsize):
-    """Return a region as a run; what lies in gaps between its rows belongs to it."""
+    """Return a region as a run; what lies in gaps between its rows belongs to it, and it is asked for to be read."""
     return Run(address(region.matrix) + region.at * itemsize, region.rows * region.ld * itemsize)
 
 
@@ -81,7 +81,8 @@ def columns_of(region, first, count):
 def part_of_runs(runs, part, parts):
     """Return one of so many parts of runs that are asked for one after the other.
 
-    It lies where it begins: what it has of the next run is asked for behind the end of this one, and comes to no harm.
+    A part that straddles two runs is taken to go on behind the first: what it asks for there is harmless, and the
+    beginning of the second is not asked for.
     """
     total = 0
     for run in runs:
@@ -107,6 +108,37 @@ def part_of(region, part, inverse_parts):
     first, last = part * region.rows * inverse_parts >> 32, (part + 1) * region.rows * inverse_parts >> 32
     at = region.at + first * region.ld
     return Region(region.matrix, at, region.ld, last - first, region.columns, region.to_write)
+
+
+@worker
+def are_asked_for(now, later, panels, size):
+    """Tell whether products ask for all of these runs, as `run_ahead` shares them out, if a panel's ask for `size`."""
+    both = now[0].size + now[1].size
+    return both + later.size <= size if panels == 1 else both <= size and later.size <= (panels - 1) * size
+
+
+@worker
+def run_ahead(now, later, panel, panels, product, products):
+    """Return what a product asks for: of two runs that the first panel wants when it is finished, then of the other.
+
+    A single panel asks for all of them.
+    """
+    if panels == 1:
+        return part_of_runs((now[0], now[1], later), product, products)
+    if panel == 0:
+        return part_of_runs(now, product, products)
+    return part_of_runs((later,), (panel - 1) * products + product, (panels - 1) * products)
+
+
+@worker
+def regions_ahead(now, later, panel, panels, product, products, first, count):
+    """Return what a product asks for: of two regions the panel's columns, of the other one what follows."""
+    parts = inverse(products)
+    return (
+        part_of(columns_of(now[0], first, count), product, parts),
+        part_of(columns_of(now[1], first, count), product, parts),
+        part_of(later, panel * products + product, inverse(panels * products)),
+    )
 
 
 @worker

@@ -24,7 +24,7 @@ VECTOR_BYTES = 64 if "avx512f" in _FEATURES else 32 if "avx" in _FEATURES else 1
 TILE_ROWS = 12 if VECTOR_BYTES == 64 else 8 if _IS_ARM else 6
 TILE_VECTORS = 2
 PANEL_AHEAD = 2048  # bytes of a panel that are asked for before they are multiplied
-AHEAD_STEP = 256  # of a byte: parts in which steps through memory are counted that is asked for meanwhile
+AHEAD_PARTS = 256  # so many to a byte: in them are counted the steps of what `multiply_tile` asks for meanwhile
 _HAS_FMA = "fma" in _FEATURES or _IS_ARM
 
 _I1, _I8, _I32, _I64 = (ir.IntType(bits) for bits in (1, 8, 32, 64))
@@ -152,7 +152,7 @@ def multiply_tile(
     C[i, j] is ``c[c_at + i * c_row + j]``. `rows` is a literal, 1 <= columns <= panel_width and depth >= 1; no column
     of C past `columns` is touched. The sum runs over k in order, in one accumulator an element.
 
-    With the literal `asks` of 1, term k asks for the line at address `ahead` + k `ahead_step` / AHEAD_STEP, in bytes.
+    With the literal `asks` of 1, term k asks for the line at address `ahead` + k `ahead_step` / AHEAD_PARTS, in bytes.
     """
     if not isinstance(rows, types.Literal) or not isinstance(asks, types.Literal):
         return None
@@ -255,7 +255,7 @@ def _emit_tile(v, rows, a, a_row, a_step, b, c, c_row, depth, add, masks, ahead)
         b_vectors.append(v.load(v.pointer(b_k, _I64(j * v.lanes))))
         v.prefetch(v.pointer(b_k, _I64(j * v.lanes + PANEL_AHEAD // v.bytes)), level=1)
     if ahead is not None:
-        asked = builder.add(ahead[0], builder.udiv(builder.mul(k, ahead[1]), _I64(AHEAD_STEP)))
+        asked = builder.add(ahead[0], builder.udiv(builder.mul(k, ahead[1]), _I64(AHEAD_PARTS)))
         v.prefetch(builder.inttoptr(asked, _I8.as_pointer()), level=2)
     updated = {}
     for i in range(rows):

@@ -194,11 +194,10 @@ class Winograd:
                     transform_sums(c.geometry, sums, column, columns, dw, accumulate)
 
     def _correlate(self, c, x, ldx, w, y, ldy, scratch, fused, accumulate, bias, rectify, sums):
-        kind, coefficients, z, ldz = fused
+        kind, coefficients, *_ = fused
         u, v, m, per_thread = _split(scratch, c.weights, c.inputs, c.products)
         if v.size > 0:
             transform_inputs(c.geometry, x, ldx, kind, coefficients, c.together, v)
-        fused = kind, coefficients, z, ldz
         written = y, ldy, accumulate, bias, rectify, sums, c.rows_per_block or 0
         if u.size == 0:
             correlate_panels(c.geometry, w, c.transposed, *fused, v, *written, per_thread, c.scratch)

@@ -21,22 +21,23 @@ from cnnzoo.kernels.winograd_passes import (
     COLUMNS,
     DEPTH,
     DISTINCT_WEIGHTS,
-    PAD,
     PRODUCTS,
     gather_inputs,
+    matrix_elements,
     product_and_weights,
 )
 from cnnzoo.kernels.winograd_weights import gather_output_gradients, scatter_weight_gradient
 
 INPUT_PANEL = 4 * TILE_ROWS  # channels of a panel of transformed inputs: whole register tiles, and whole vectors
 CHUNK_TILES = 64  # terms that a product adds at a time: of a panel of inputs, 12 KB with AVX-512
+TASK_PANELS = 4  # panels of channels that one task transforms
 SCATTERED_CHANNELS = 4  # input channels whose sums one task transforms
 
 
 @register_jitable
 def panels_elements(channels, width, tiles):
-    """Return the elements of one product's matrix of `tiles` tiles, in panels of `width`; callable from both."""
-    return block_count(channels, width) * width * tiles + PAD
+    """Return the elements from one product's matrix of `tiles` tiles, in panels of `width`, to the next's."""
+    return matrix_elements(block_count(channels, width) * tiles, width)
 
 
 @kernel("void(i8[::1], i8, i8, T[::1], i8, i8, T[::1], T[::1], i8, T[::1], T[::1])", parallel=True)
@@ -44,42 +45,51 @@ def transform_pairs(g, first, tiles, x, ldx, kind, coefficients, dy, lddy, v, d)
     """Write B' d B of prologue(x) and A dy A' for tiles first .. first + tiles: [PRODUCTS][panels][tiles][panel].
 
     `v` and `d` are aligned to vectors, and written past the caches, as `winograd_passes.transform_weights` writes. A
-    panel has INPUT_PANEL channels of x, or a panel width of dy's.
+    panel has INPUT_PANEL channels of x, or a panel width of dy's. PAD elements follow each product's matrix. Tasks are
+    blocks of tiles by TASK_PANELS panels of either.
     """
-    for item in prange(2 * block_count(tiles, g[BLOCK])):
-        begin = np.int64(item) // 2 * g[BLOCK]
+    height, width = INPUT_PANEL, panel_width(x)
+    v_matrix, d_matrix = panels_elements(g[DEPTH], height, tiles), panels_elements(g[COLUMNS], width, tiles)
+    pieces = block_count(g[DEPTH], TASK_PANELS * height)
+    all_pieces = pieces + block_count(g[COLUMNS], TASK_PANELS * width)
+    for item in prange(block_count(tiles, g[BLOCK]) * all_pieces):
+        block, piece = divmod(np.int64(item), all_pieces)
+        begin = block * g[BLOCK]
         count = min(g[BLOCK], tiles - begin)
-        if np.int64(item) % 2 == 0:
-            width = INPUT_PANEL
-            for channel in range(0, g[DEPTH], width):
+        if piece < pieces:
+            first_channel = piece * TASK_PANELS * height
+            for channel in range(first_channel, min(first_channel + TASK_PANELS * height, g[DEPTH]), height):
                 gather_inputs(
-                    g, first + begin, count, x, ldx, kind, coefficients, channel, min(width, g[DEPTH] - channel),
-                    v, channel * tiles + begin * width, width, panels_elements(g[DEPTH], width, tiles), True,
+                    g, first + begin, count, x, ldx, kind, coefficients, channel, min(height, g[DEPTH] - channel),
+                    v, channel * tiles + begin * height, height, v_matrix, True,
                 )  # fmt: skip
         else:
-            width = panel_width(x)
-            for column in range(0, g[COLUMNS], width):
+            first_column = (piece - pieces) * TASK_PANELS * width
+            for column in range(first_column, min(first_column + TASK_PANELS * width, g[COLUMNS]), width):
                 gather_output_gradients(
                     g, first + begin, count, dy, lddy, column, min(width, g[COLUMNS] - column),
-                    d, column * tiles + begin * width, panels_elements(g[COLUMNS], width, tiles), True,
+                    d, column * tiles + begin * width, d_matrix, True,
                 )  # fmt: skip
         finish_stores()
 
 
 @worker
 def _multiply_chunk(g, columns, tiles, count, v, v_at, next_v, d, d_at, next_d, u, u_at, ldu, add):
-    """u[DEPTH, columns] (+)= v' d over `count` tiles, of `tiles` in all; the next chunk is asked for meanwhile."""
+    """u[DEPTH, columns] (+)= v' d over `count` tiles, of `tiles` in all; the next chunk is asked for meanwhile.
+
+    A product asks for one run of memory, by turns for a part of the inputs' panel and of the gradients'. Where there is
+    but one panel of the one, not all of the other is asked for.
+    """
     depth, height, width = g[DEPTH], INPUT_PANEL, panel_width(u)
-    following, rows, panels = min(CHUNK_TILES, tiles), block_count(depth, height), block_count(columns, width)
+    chunk, rows, panels = min(CHUNK_TILES, tiles), block_count(depth, height), block_count(columns, width)
     for i in range(rows):
         for j in range(panels):
-            # A product asks for one run of memory: by turns of the inputs' panel and of the gradients'.
             if (i + j) % 2 == 0:
-                panel = run_at(v, next_v + i * height * tiles, following * height)
-                run = part_of_runs((panel,), j // 2, block_count(panels, 2))
+                panel = run_at(v, next_v + i * height * tiles, chunk * height)
+                run = part_of_runs((panel,), j // 2, (panels + 1 - i % 2) // 2)
             else:
-                panel = run_at(d, next_d + j * width * tiles, following * width)
-                run = part_of_runs((panel,), i // 2, block_count(rows, 2))
+                panel = run_at(d, next_d + j * width * tiles, chunk * width)
+                run = part_of_runs((panel,), i // 2, (rows + j % 2) // 2)
             multiply_block(
                 min(height, depth - i * height), min(width, columns - j * width), count,
                 v, v_at + i * height * tiles, 1, height, d, d_at + j * width * tiles, 0,
@@ -99,7 +109,7 @@ def multiply_pairs(g, tiles, v, d, first, columns, group, u, accumulate):
         height, width = INPUT_PANEL, panel_width(u)
         v_matrix, d_matrix = panels_elements(g[DEPTH], height, tiles), panels_elements(g[COLUMNS], width, tiles)
         ldu = block_count(columns, width) * width
-        u_at, add = weights * (g[DEPTH] * ldu + PAD) + j, accumulate
+        u_at, add = weights * matrix_elements(g[DEPTH], ldu) + j, accumulate
         for i in range(g[PRODUCTS]):
             k, taken = product_and_weights(g, i)
             if taken == weights:
@@ -122,7 +132,7 @@ def transform_sums(g, u, first, columns, dw, accumulate):
     for item in prange(block_count(g[DEPTH], SCATTERED_CHANNELS)):
         channel = np.int64(item) * SCATTERED_CHANNELS
         ldu = block_count(columns, panel_width(u)) * panel_width(u)
+        count = min(SCATTERED_CHANNELS, g[DEPTH] - channel)
         scatter_weight_gradient(
-            g, u, channel * ldu, ldu, g[DEPTH] * ldu + PAD, channel, min(SCATTERED_CHANNELS, g[DEPTH] - channel),
-            first, columns, dw, 0, accumulate,
+            g, u, channel * ldu, ldu, matrix_elements(g[DEPTH], ldu), channel, count, first, columns, dw, 0, accumulate
         )  # fmt: skip

@@ -19,10 +19,10 @@ from cnnzoo.kernels.winograd_passes import (
     DEPTH,
     DISTINCT_WEIGHTS,
     KERNEL,
-    PAD,
     PRODUCTS,
     all_tiles,
     finish_panel,
+    matrix_elements,
     product_and_weights,
     transform_panel,
 )
@@ -53,7 +53,8 @@ def _multiply_panel(g, w, transposed, column, columns, v, scratch, u_at, m_at):
     """
     width, depth, size = panel_width(w), g[DEPTH], part_rows(g[DEPTH])
     tiles, ldv = all_tiles(g), padded_ld(depth)
-    v_matrix, m_matrix, u_matrix = tiles * ldv + PAD, tiles * width + PAD, size * width + PAD
+    v_matrix, m_matrix = matrix_elements(tiles, ldv), matrix_elements(tiles, width)
+    u_matrix = matrix_elements(size, width)
     packed_at = u_at + g[DISTINCT_WEIGHTS] * u_matrix
     inverse_products = inverse(g[PRODUCTS])
     for k_from in range(0, depth, size):
@@ -87,7 +88,7 @@ def correlate_panels(
     for item in prange(block_count(g[COLUMNS], width)):
         column = np.int64(item) * width
         columns = min(width, g[COLUMNS] - column)
-        m_at, m_matrix = np.int64(get_thread_id()) * scratch_stride, all_tiles(g) * width + PAD
+        m_at, m_matrix = np.int64(get_thread_id()) * scratch_stride, matrix_elements(all_tiles(g), width)
         u_at = m_at + g[PRODUCTS] * m_matrix  # the epilogue's place, once all is multiplied
         _multiply_panel(g, w, transposed, column, columns, v, scratch, u_at, m_at)
         finish_panel(

@@ -12,7 +12,7 @@ from cnnzoo.kernels.gemm import SMALL_ROWS
 from cnnzoo.kernels.vectors import panel_columns
 from cnnzoo.kernels.winograd_pairs import CHUNK_TILES, INPUT_PANEL, panels_elements
 from cnnzoo.kernels.winograd_panels import part_rows
-from cnnzoo.kernels.winograd_passes import BLOCK, DISTINCT_WEIGHTS, PAD, PRODUCTS, WEIGHT_DEPTH, all_tiles
+from cnnzoo.kernels.winograd_passes import BLOCK, DISTINCT_WEIGHTS, PRODUCTS, WEIGHT_DEPTH, all_tiles, matrix_elements
 
 MINIMUM_TASKS = 32  # work is cut into so many tasks where the shape allows, for machines of many cores
 BLOCK_TILES = 12  # tiles of a block, or a multiple: the rows of AVX-512's register tile, and twice AVX2's
@@ -20,6 +20,7 @@ LARGEST_WHOLE = 28  # tiles of a block of whole rows of tiles, at most, unless a
 LARGEST_BLOCK = 96  # tiles of a block that holds whole rows of tiles, so that it is a run of output pixels
 LARGEST_REPETITION = 2  # inputs that more tasks need than this are transformed once for all of them
 FEWEST_TILES = 64  # so many tiles at most do not pay for weights that are transformed once for all tasks,
+FEWEST_PANELS = 16  # if so many panels make enough tasks;
 FEW_TILES = 160  # and so many are multiplied a whole product at a time
 MANY_WEIGHTS_BYTES = 2 * 1024 * 1024  # where transformed weights are at least so many,
 PRODUCTS_BYTES = 10 * 1024 * 1024  # in slabs of that size
@@ -45,11 +46,11 @@ class Correlation:
     columns : int
         Channels of the target.
     slab : int
-        Columns whose weights are transformed at a time.
+        Columns whose weights are transformed at a time, where they are transformed once for all tasks.
     weights : int
         Elements of a slab's transformed weights; 0 where each task transforms those of its panel itself.
     group : int
-        Columns a task takes: all of a slab, unless there are too few tasks.
+        Columns a task takes there: all of a slab, unless there are too few tasks.
     rows_per_block : int or None
         Rows of the target that a block of tiles is; None if they are no run of rows, or not always as many.
     together : int
@@ -84,30 +85,30 @@ class Correlation:
         unit = across if target[0] % tile == 0 else down * across
         is_run = unit <= LARGEST_BLOCK
         panels, all_ = block_count(columns, width), images * down * across
-        panel = form.distinct_weights * (depth * width + PAD)
+        panel = form.distinct_weights * matrix_elements(depth, width)
         is_few = is_run and all_ <= FEW_TILES and panels * panel * itemsize >= MANY_WEIGHTS_BYTES
-        by_panels = is_few and all_ <= FEWEST_TILES
+        by_panels = is_few and all_ <= FEWEST_TILES and panels >= FEWEST_PANELS
         by_products = is_few and not by_panels
-        tiles = all_ if by_panels else _block_of_whole(unit) if is_run else BLOCK_TILES
-        together = all_ if by_products else tiles
+        tiles = _block_of_whole(unit) if is_run else BLOCK_TILES
+        together = all_ if is_few else tiles
         largest = PRODUCTS_BYTES if by_products else SLAB_BYTES
         slab = block_count(panels, block_count(panels, max(1, largest // (panel * itemsize))))
         blocks = block_count(all_, tiles)
         groups = min(slab, block_count(MINIMUM_TASKS, form.distinct_weights if by_products else blocks))
-        inputs = products * (together * padded_ld(depth) + PAD)
-        outputs = products * (together * width + PAD)
+        inputs = products * matrix_elements(together, padded_ld(depth))
+        outputs = products * matrix_elements(together, width)
         is_shared = is_few or groups * block_count(panels, slab) > LARGEST_REPETITION
         geometry = [
             kernel, images, *source, depth, *target, columns, padding, down, across, tiles,
             form_index, products, form.distinct_weights, tile, form.step, *chain.from_iterable(form.order),
         ]  # fmt: skip
-        run = tiles * target[0] * target[1] // (down * across) if is_run else 0
+        run = (all_ if by_panels else tiles) * target[0] * target[1] // (down * across) if is_run else 0
         staging = kernel**2 * WEIGHT_DEPTH * width
         behind = run * width + (0 if is_shared else inputs)
         if by_panels:
             behind = max(
                 run * width,
-                form.distinct_weights * (part_rows(depth) * width + PAD) + kernel**2 * part_rows(depth) * width,
+                form.distinct_weights * matrix_elements(part_rows(depth), width) + kernel**2 * part_rows(depth) * width,
             )
         return Correlation(
             geometry=np.array(geometry, np.int64),
@@ -158,7 +159,7 @@ class WeightGradient:
     geometry : ndarray of int64
         As `cnnzoo.kernels.winograd_passes` reads it.
     sums : int
-        Elements of what is summed apart, for all threads.
+        Elements of what is summed apart, for all threads: the slots' weight gradients, or a slab's transformed ones.
     row_block, column_block : int
         Where tasks transform for themselves, input and output channels that one owns.
     slots : int
@@ -167,7 +168,7 @@ class WeightGradient:
         Elements that a thread needs there.
     inputs, gradients : int
         Elements of transformed inputs and output gradients, where they are made once for all tasks; else 0.
-    slices : list of (int, int)
+    slices : tuple of (int, int)
         Ranges of tiles, first and count, that are transformed and summed one after the other there.
     slab : int
         Columns that are summed at a time there: all, if there are several slices.
@@ -201,7 +202,7 @@ class WeightGradient:
     @staticmethod
     def _plan_own(s, g, width, rows, panels, blocks):
         block, products = int(g[BLOCK]), int(g[PRODUCTS])
-        own = products * (block * padded_ld(rows) + PAD + panels * (block * width + PAD))
+        own = products * (matrix_elements(block, padded_ld(rows)) + panels * matrix_elements(block, width))
         slots = min(block_count(int(all_tiles.py_func(g)), block), block_count(MINIMUM_TASKS, blocks))
         return WeightGradient(
             geometry=g,
@@ -209,7 +210,7 @@ class WeightGradient:
             row_block=rows,
             column_block=panels * width,
             slots=slots,
-            scratch=int(g[DISTINCT_WEIGHTS]) * (rows * panels * width + PAD) + own,
+            scratch=int(g[DISTINCT_WEIGHTS]) * matrix_elements(rows, panels * width) + own,
         )
 
     @staticmethod
@@ -225,7 +226,7 @@ class WeightGradient:
             return products * panels_elements(s.out_channels, width, count)
 
         def sums(count):
-            return distinct * (s.in_channels * count * width + PAD)
+            return distinct * matrix_elements(s.in_channels, count * width)
 
         pairs = inputs(tiles) + gradients(tiles)
         chunks = block_count(tiles, CHUNK_TILES)

@@ -20,12 +20,12 @@ from cnnzoo.kernels.winograd_passes import (
     DEPTH,
     DISTINCT_WEIGHTS,
     IMAGES,
-    PAD,
     PRODUCTS,
     TARGET_HEIGHT,
     TARGET_WIDTH,
     all_tiles,
     finish_panel,
+    matrix_elements,
     product_and_weights,
 )
 
@@ -36,7 +36,7 @@ CHUNK_DEPTH = 64  # terms that a product adds at a time: of a panel of weights, 
 def _matrices(g, x):
     """Elements from one product's inputs, weights and sums to the next's."""
     depth, width, tiles = g[DEPTH], panel_width(x), all_tiles(g)
-    return tiles * padded_ld(depth) + PAD, depth * width + PAD, tiles * width + PAD
+    return matrix_elements(tiles, padded_ld(depth)), matrix_elements(depth, width), matrix_elements(tiles, width)
 
 
 @worker

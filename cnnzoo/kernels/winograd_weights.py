@@ -18,7 +18,6 @@ from cnnzoo.kernels.winograd_passes import (
     DISTINCT_WEIGHTS,
     FORM,
     KERNEL,
-    PAD,
     PRODUCTS,
     SOURCE_HEIGHT,
     SOURCE_WIDTH,
@@ -29,6 +28,7 @@ from cnnzoo.kernels.winograd_passes import (
     all_tiles,
     first_row_of_block,
     gather_inputs,
+    matrix_elements,
     product_and_weights,
     rows_of_block,
     tile_place,
@@ -79,7 +79,7 @@ def _transform_and_multiply(
     Behind u the blocks are transformed one by one.
     """
     width, ldv = panel_width(x), padded_ld(channels)
-    v_matrix, d_matrix = g[BLOCK] * ldv + PAD, g[BLOCK] * width + PAD
+    v_matrix, d_matrix = matrix_elements(g[BLOCK], ldv), matrix_elements(g[BLOCK], width)
     v_at = u_at + g[DISTINCT_WEIGHTS] * u_matrix
     d_at = v_at + g[PRODUCTS] * v_matrix
     sources, targets = rows_of_block(g, g[STEP], g[SOURCE_WIDTH]), rows_of_block(g, g[TILE], g[TARGET_WIDTH])
@@ -136,7 +136,7 @@ def correlate_tile_weights(
         channels, columns = min(row_block, g[DEPTH] - channel), min(column_block, g[COLUMNS] - column)
         out, out_at = dw if slots == 1 else slot_sums, slot * dw.size
         ldu = block_count(columns, panel_width(x)) * panel_width(x)
-        u_at, u_matrix = np.int64(get_thread_id()) * scratch_stride, channels * ldu + PAD
+        u_at, u_matrix = np.int64(get_thread_id()) * scratch_stride, matrix_elements(channels, ldu)
         blocks = block_count(all_tiles(g), g[BLOCK])
         _transform_and_multiply(
             g, slot * blocks // slots, (slot + 1) * blocks // slots, x, ldx, kind, coefficients, dy, lddy,

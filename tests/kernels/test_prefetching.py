@@ -6,7 +6,17 @@ from hypothesis import strategies as st
 
 from cnnzoo.kernels.compile import kernel
 from cnnzoo.kernels.gemm import multiply_block, packed_size
-from cnnzoo.kernels.prefetching import Region, Run, inverse, part_of, part_of_runs, run_at, run_of
+from cnnzoo.kernels.prefetching import (
+    Region,
+    Run,
+    are_asked_for,
+    inverse,
+    part_of,
+    part_of_runs,
+    run_ahead,
+    run_at,
+    run_of,
+)
 from cnnzoo.kernels.simd import address, pointer
 from cnnzoo.kernels.vectors import panel_columns, panel_width
 from tests.kernels.pixel_matrix import seeds
@@ -74,6 +84,39 @@ def test_parts_of_runs_are_all_of_them_in_order(sizes, parts):
     asks = taken > 0
     expected = np.array([0, 1 << 40, 1 << 41, 0])[run] + before - np.array([0, *bounds])[run]
     np.testing.assert_array_equal(starts[asks], expected[asks])
+
+
+@kernel("void(T[::1], i8[::1], i8, i8, i8[::1], i8[::1])")
+def list_runs_ahead(x, total, panels, products, starts, sizes):
+    """Of runs of these sizes that begin at addresses 0, 2^40 and 2^41, what each product of each panel asks for."""
+    now, later = (Run(0, total[0]), Run(1 << 40, total[1])), Run(1 << 41, total[2])
+    for panel in range(panels):
+        for product in range(products):
+            taken = run_ahead(now, later, panel, panels, product, products)
+            starts[panel * products + product], sizes[panel * products + product] = taken.start, taken.size
+
+
+@kernel("void(T[::1], i8[::1], i8, i8, i8[::1])")
+def tell_whether_asked_for(x, total, panels, size, answer):
+    answer[0] = are_asked_for((Run(0, total[0]), Run(0, total[1])), Run(0, total[2]), panels, size)
+
+
+@given(sizes=st.tuples(*[st.integers(0, 10**9)] * 3), panels=st.integers(1, 9), products=st.integers(1, 99))
+def test_the_first_panel_asks_for_what_it_needs_and_the_others_for_what_follows(sizes, panels, products):
+    starts, taken = np.empty((2, panels, products), np.int64)
+    x, total, answer = np.empty(1, np.float32), np.array(sizes), np.empty(1, np.int64)
+    list_runs_ahead(x, total, panels, products, starts.reshape(-1), taken.reshape(-1))
+    by_panel = taken.sum(axis=1)
+    if panels == 1:
+        assert by_panel[0] == sum(sizes)
+    else:
+        assert (by_panel[0], by_panel[1:].sum()) == (sum(sizes[:2]), sizes[2])
+        assert np.all(starts[1:][taken[1:] > 0] >= 1 << 41)
+        assert by_panel[1:].max() - by_panel[1:].min() <= products
+    largest = max(by_panel[0], -(-sizes[2] // (panels - 1)) if panels > 1 else 0)
+    for size, asked_for in ((largest, 1), (largest - 1, 0)):
+        tell_whether_asked_for(x, total, panels, size, answer)
+        assert answer[0] == asked_for
 
 
 @given(at=st.integers(0, 10**9), ld=st.integers(1, 4096), rows=st.integers(0, 10**5))

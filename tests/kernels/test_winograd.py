@@ -15,7 +15,10 @@ from cnnzoo.kernels.convolution import ConvolutionShape
 from cnnzoo.kernels.forms import FORMS, forms_of
 from cnnzoo.kernels.toom_cook import derive, derive_pair, derive_strided, derive_strided_gradient, transpose
 from cnnzoo.kernels.winograd import Winograd
-from cnnzoo.kernels.winograd_passes import BLOCK, all_tiles
+from cnnzoo.kernels.winograd_pairs import CHUNK_TILES
+from cnnzoo.kernels.winograd_panels import part_rows
+from cnnzoo.kernels.winograd_passes import BLOCK, DEPTH, all_tiles
+from cnnzoo.kernels.winograd_products import CHUNK_DEPTH
 from tests.kernels.convolution_layer import (
     Layer,
     assert_all_passes,
@@ -226,7 +229,9 @@ def test_shapes_of_the_networks(shape, dtype):
 @pytest.mark.parametrize("dtype", DTYPES)
 @given(shape=shapes(channels=140), margin=margins, seed=seeds)
 def test_what_a_weight_gradient_shares_in_slices(dtype, shape, margin, seed):
+    """Slices begin at multiples of a chunk of the planner's; here it has smaller ones than the kernel."""
     with mock.patch.multiple(winograd_planning, LARGEST_OWN=0, PAIRS_BYTES=2**16, SUMS_BYTES=2**40, CHUNK_TILES=2):
+        assume(len(Winograd(shape, dtype)._weights.slices) > 1)
         assert_all_passes(Winograd, shape, dtype, seed, margin, errors)
 
 
@@ -248,7 +253,7 @@ def test_products_of_whole_matrices(dtype, shape, margin, seed, biased):
 @pytest.mark.parametrize("dtype", DTYPES)
 @given(shape=shapes(channels=140, largest_image=12), margin=margins, seed=seeds, biased=st.booleans())
 def test_tasks_that_transform_their_weights_themselves(dtype, shape, margin, seed, biased):
-    few = {"FEWEST_TILES": 10**6, "FEW_TILES": 10**6, "MANY_WEIGHTS_BYTES": 0}
+    few = {"FEWEST_TILES": 10**6, "FEW_TILES": 10**6, "FEWEST_PANELS": 0, "MANY_WEIGHTS_BYTES": 0}
     assert_all_on_the_side(shape, dtype, seed, margin, biased, few, lambda c: c.weights == 0)
 
 
@@ -333,24 +338,33 @@ def blocks_of_tiles(plan):
     return block_count(int(all_tiles.py_func(g)), int(g[BLOCK]))
 
 
+def ends_in_part(counts, size):
+    """Tell whether one of so many is cut into several pieces of `size`, of which the last is shorter."""
+    return any(count > size and count % size > 0 for count in counts)
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_fixed_shapes_take_every_path(dtype):
     plans = [Winograd(shape, dtype) for shape in (*SHAPES, *NETWORK_SHAPES)]
-    assert {plan._weights.slots > 1 for plan in plans} == {False, True}
-    assert {plan._weights.is_shared for plan in plans} == {False, True}
-    assert any(not plan._weights.is_shared and blocks_of_tiles(plan) > plan._weights.slots for plan in plans)
-    assert {plan._weights.row_block < plan.shape.in_channels for plan in plans} == {False, True}
+    own = [plan for plan in plans if not plan._weights.is_shared]
+    assert {plan._weights.slots > 1 for plan in own} == {False, True}
+    assert any(blocks_of_tiles(plan) > plan._weights.slots for plan in own)
+    assert {plan._weights.row_block < plan.shape.in_channels for plan in own} == {False, True}
+    assert {plan._weights.column_block < plan.shape.out_channels for plan in own} == {False, True}
     shared = [plan for plan in plans if plan._weights.is_shared]
     assert {len(plan._weights.slices) > 1 for plan in shared} == {False, True}
+    assert {ends_in_part([count for _, count in plan._weights.slices], CHUNK_TILES) for plan in shared} == {False, True}
     assert {plan._weights.slab < plan.shape.out_channels for plan in shared} == {False, True}
     assert {plan._weights.group < plan._weights.slab for plan in shared} == {False, True}
-    assert {plan._forward.weights == 0 for plan in plans} == {False, True}
+    correlations = [c for plan in plans for c in (plan._forward, plan._gradient)]
     for by_products in (False, True):
-        correlations = [
-            c for c in (plan._forward for plan in plans) if c.weights > 0 and (c.products > 0) == by_products
-        ]
-        assert {forward.slab < forward.columns for forward in correlations} == {False, True}
-        assert {forward.group < forward.slab for forward in correlations} == {False, True}
+        chosen = [c for c in correlations if c.weights > 0 and (c.products > 0) == by_products]
+        assert {c.slab < c.columns for c in chosen} == {False, True}
+        assert {c.group < c.slab for c in chosen} == {False, True}
+    depths = [int(c.geometry[DEPTH]) for c in correlations if c.products > 0]
+    assert {ends_in_part([depth], CHUNK_DEPTH) for depth in depths} == {False, True}
+    depths = [int(c.geometry[DEPTH]) for c in correlations if c.weights == 0]
+    assert {ends_in_part([depth], part_rows(depth)) for depth in depths} == {False, True}
     assert {plan.statistics_rows is None for plan in plans} == {False, True}
 
 
