@@ -6,10 +6,20 @@ from numba import get_thread_id, prange
 from cnnzoo.kernels.blocks import block_count, padded_ld
 from cnnzoo.kernels.compile import kernel, worker
 from cnnzoo.kernels.gemm import multiply_block
-from cnnzoo.kernels.prefetching import Region, inverse, part_of, prefetch_region
+from cnnzoo.kernels.prefetching import (
+    CACHE_LINE,
+    Region,
+    Run,
+    are_asked_for,
+    inverse,
+    part_of,
+    part_of_runs,
+    prefetch_region,
+    run_of,
+)
 from cnnzoo.kernels.simd import pointer
 from cnnzoo.kernels.transforms import OUTPUT_GRADIENT, WEIGHT_GRADIENT, gather_tile, scatter_tile
-from cnnzoo.kernels.vectors import panel_width
+from cnnzoo.kernels.vectors import TILE_ROWS, panel_width
 from cnnzoo.kernels.winograd_passes import (
     ACROSS,
     BLOCK,
@@ -83,7 +93,9 @@ def _transform_and_multiply(
     v_at = u_at + g[DISTINCT_WEIGHTS] * u_matrix
     d_at = v_at + g[PRODUCTS] * v_matrix
     sources, targets = rows_of_block(g, g[STEP], g[SOURCE_WIDTH]), rows_of_block(g, g[TILE], g[TARGET_WIDTH])
-    inverse_products = inverse(g[PRODUCTS])
+    products = g[PRODUCTS]
+    inverse_products = inverse(products)
+    lines = products * (channels // TILE_ROWS) * block_count(columns, width) * g[BLOCK]  # that products can ask for
     for block in range(begin, end):
         at, count = block * g[BLOCK], min(g[BLOCK], all_tiles(g) - block * g[BLOCK])
         gather_inputs(g, at, count, x, ldx, kind, coefficients, channel, channels, u, v_at, ldv, v_matrix, None)
@@ -92,13 +104,20 @@ def _transform_and_multiply(
         dy_at = first_row_of_block(g, block + 1, g[TILE], g[TARGET_HEIGHT], g[TARGET_WIDTH]) * lddy + column
         next_x = Region(pointer(x), x_at, ldx, sources, channels, False)
         next_dy = Region(pointer(dy), dy_at, lddy, targets, columns, False)
-        for i in range(g[PRODUCTS]):
+        runs = run_of(next_x, x.itemsize), run_of(next_dy, x.itemsize)
+        # A run is better even where half of it is for another task's channels.
+        are_runs = ldx <= 2 * channels and lddy <= 2 * columns
+        are_runs = are_runs and are_asked_for(runs, Run(0, 0), 1, lines * CACHE_LINE)
+        for i in range(products):
             k, weights = product_and_weights(g, i)
-            prefetch_region(part_of(next_x, i, inverse_products), x.itemsize)
-            prefetch_region(part_of(next_dy, i, inverse_products), x.itemsize)
+            run = part_of_runs(runs, i, products)
+            if not are_runs:
+                run = Run(run.start, 0)
+                prefetch_region(part_of(next_x, i, inverse_products), x.itemsize)
+                prefetch_region(part_of(next_dy, i, inverse_products), x.itemsize)
             multiply_block(
                 channels, columns, count, u, v_at + k * v_matrix, 1, ldv, u, d_at + k * d_matrix,
-                g[PRODUCTS] * d_matrix, u, u_at + weights * u_matrix, ldu, block > begin or not _begins(g, i),
+                products * d_matrix, u, u_at + weights * u_matrix, ldu, block > begin or not _begins(g, i), None, run,
             )  # fmt: skip
 
 
