@@ -8,9 +8,9 @@ from cnnzoo.kernels.blocks import STRIP, block_count, padded_ld
 from cnnzoo.kernels.compile import kernel, worker
 from cnnzoo.kernels.convolution import SCALE_MASKED, SCALE_SHIFT_RELU
 from cnnzoo.kernels.gemm import multiply_block, pack_rows, pack_tap, pack_taps, pack_tasks
-from cnnzoo.kernels.prefetching import Region
+from cnnzoo.kernels.prefetching import CACHE_LINE, Region, Run, are_asked_for, part_of_runs, run_of
 from cnnzoo.kernels.simd import add, lanes, load, multiply_add, pointer, positive_part, store
-from cnnzoo.kernels.vectors import copy_run, panel_width, zero_run
+from cnnzoo.kernels.vectors import TILE_ROWS, copy_run, panel_width, zero_run
 
 ROW_BLOCK = 96  # the most pixels of a block; a multiple of every TILE_ROWS
 EPILOGUE_COLUMNS = 128  # columns multiplied before an epilogue takes them: ROW_BLOCK x so many float32 are 48 KiB
@@ -302,10 +302,21 @@ def _weight_gradient_block(
         asked = g[ROWS] if g[TAPS] == 1 and g[STEP] == 1 else 0
         next_x = Region(pointer(x), following * ldx + k_from, ldx, asked, rows, False)
         next_dy = Region(pointer(dy), following * lddy + column, lddy, g[ROWS], columns, False)
-        multiply_block(
-            rows, columns, count, a, a_at, 1, lda, scratch, panels_at, panel_stride, out, out_at, ldo, add,
-            (next_x, next_dy),
-        )  # fmt: skip
+        runs = run_of(next_x, x.itemsize), run_of(next_dy, x.itemsize)
+        panels, lines = block_count(columns, width), (rows // TILE_ROWS) * block_count(columns, width) * count
+        # A run is better even where half of it is for another task's channels.
+        if ldx <= 2 * rows and lddy <= 2 * columns and are_asked_for(runs, Run(0, 0), 1, lines * CACHE_LINE):
+            for j in range(panels):
+                multiply_block(
+                    rows, min(width, columns - j * width), count, a, a_at, 1, lda,
+                    scratch, panels_at + j * panel_stride, panel_stride, out, out_at + j * width, ldo, add,
+                    None, part_of_runs(runs, j, panels),
+                )  # fmt: skip
+        else:
+            multiply_block(
+                rows, columns, count, a, a_at, 1, lda, scratch, panels_at, panel_stride, out, out_at, ldo, add,
+                (next_x, next_dy),
+            )  # fmt: skip
         add = True
 
 
